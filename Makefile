@@ -39,17 +39,12 @@ UNIT_SOURCES := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNIT_SOURCES:%.c=$(ASAN)/%)
 TEXTS := $(wildcard include/*/*.h src/*/*.c src/*/*.h cmd/*.c cmd/*.h tests/unit/*.c tests/unit/*.h)
 
-.PHONY: all asan demo test unit e2e lint format bench install clean deps test-fresh help
+.PHONY: all asan demo test unit e2e lint format bench install clean deps test-fresh readme help
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-ifeq ($(wildcard cmd/main.c),)
-all: $(BUILD)/libpgcutover.a
-asan: $(ASAN)/libpgcutover.a
-else
 all: $(BUILD)/pgcutover
 asan: $(ASAN)/pgcutover
-endif
 
 # $(1): directory of the objects, $(2): the flags that make this kind of build
 define build_rules
@@ -87,6 +82,7 @@ test: deps
 	$(MAKE) asan
 	@rc=0; \
 	$(MAKE) lint || rc=1; \
+	src/dist/readme.py $(ASAN)/pgcutover --check || rc=1; \
 	$(MAKE) unit || rc=1; \
 	$(MAKE) e2e || rc=1; \
 	exit $$rc
@@ -104,13 +100,19 @@ e2e: asan
 lint:
 	$(PYTHON) src/dist/lint.py
 
+# the playbook reference in README.md, from the program's own table
+readme: all
+	src/dist/readme.py $(BUILD)/pgcutover
+
 format:
 	clang-format -i $(TEXTS)
 
-demo: all
+demo: deps
+	$(MAKE) all
 	PGCUTOVER_BIN=$(abspath $(BUILD)/pgcutover) tests/demo/run
 
-bench: all
+bench: deps
+	$(MAKE) all
 	PGCUTOVER_BIN=$(abspath $(BUILD)/pgcutover) tests/bench/run
 
 # a bare Debian in a folder: deps, demo and test there; needs root
@@ -131,4 +133,4 @@ clean:
 	rm -rf $(BUILD) $(ASAN)
 
 help:
-	@echo "all deps test unit e2e lint asan format demo bench install clean test-fresh"
+	@echo "all deps test unit e2e lint asan format demo bench install clean readme test-fresh"

@@ -16,6 +16,7 @@ static bool create_rehearsal(const struct options *o, struct cutover *c, struct 
     struct rundir dir = {.lock_fd = -1};
     struct playbook *pb = NULL;
     char *base = NULL, *name = NULL, *database = NULL, *ini = NULL;
+    const char *elsewhere = NULL;
     struct strbuf text = {0};
     struct journal *j = NULL;
     bool ok = load_playbook(o, o->args[0], &pb, err);
@@ -28,11 +29,14 @@ static bool create_rehearsal(const struct options *o, struct cutover *c, struct 
     if (ok) {
         ini = rundir_file(&dir, "playbook.ini");
         playbook_write(pb, &text);
+        elsewhere = playbook_str(playbook_section(pb, "rehearsal"), "conninfo");
         ok = file_replace(ini, text.data, text.len, 0600, err) &&
-             pg_conninfo_dbname(playbook_str(playbook_section(pb, "green"), "conninfo"), &database, err);
+             pg_conninfo_dbname(elsewhere ? elsewhere
+                                          : playbook_str(playbook_section(pb, "green"), "conninfo"),
+                                &database, err);
     }
     if (ok) {
-        char *scratch = xstrfmt("%.40s_rehearsal", database);
+        char *scratch = elsewhere ? xstrdup(database) : xstrfmt("%.40s_rehearsal", database);
 
         ok = journal_open(&j, dir.path, err) &&
              journal_add(j, "created", json_pack("{s:s}", "playbook", playbook_path(pb)), err) &&

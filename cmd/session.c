@@ -112,7 +112,7 @@ bool session_begin(const struct options *o, struct cutover *c, const struct step
     screen = screen_new(o->quiet, c->dir.name);
     c->assume_yes = o->yes;
     c->lose_writes = o->lose_writes;
-    c->keep_clone = o->keep_clone;
+    c->keep_clone = c->keep_clone || o->keep_clone;
     c->pause_after = o->pause_after;
     if (screen_can_ask(screen) && !o->yes)
         c->ask = ask_screen;

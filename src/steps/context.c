@@ -87,8 +87,13 @@ bool cutover_open(struct cutover *c, struct playbook *pb, struct rundir *dir, bo
         !open_side(&c->green, "green", playbook_section(pb, "green"), err))
         return false;
     if (c->rehearsal && journal_get_fact(c->journal, "rehearsal_database")) {
+        const char *elsewhere = playbook_str(playbook_section(pb, "rehearsal"), "conninfo");
+
+        if (elsewhere)
+            c->green.conninfo = elsewhere;
         free(c->green.dbname);
         c->green.dbname = xstrdup(journal_get_fact(c->journal, "rehearsal_database"));
+        c->keep_clone = playbook_bool(playbook_section(pb, "rehearsal"), "keep");
     }
     collect_rules(c);
     return true;

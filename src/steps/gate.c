@@ -1,5 +1,6 @@
 /* gate.c - what happens around a step: hooks, checks, and the gate where a person answers. */
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/event.h"
 #include "base/human.h"
 #include "pg/slot.h"
@@ -124,6 +125,37 @@ static void add_slot(struct cutover *c, struct strbuf *out)
                     playbook_str(cutover_section(c, "capture"), "wal_budget"));
 }
 
+static int64_t took(const struct cutover *c, const char *step)
+{
+    int i = engine_find(&c->engine, step);
+
+    return i < 0 ? 0 : c->engine.elapsed_us[i];
+}
+
+/* Thresholds that the run has passed: asked about here, since only write_pause undoes anything by itself. */
+static void add_thresholds(struct cutover *c, struct strbuf *out)
+{
+    const struct playbook_section *s = cutover_section(c, "thresholds");
+    const struct {
+        const char *key;
+        int64_t us;
+    } parts[] = {{"clone", took(c, "dump") + took(c, "restore")},
+                 {"migrate", took(c, "migrate")},
+                 {"replay", took(c, "replay")},
+                 {"verify", took(c, "prove") + took(c, "verify")}};
+    char a[CLOCK_HUMAN_SIZE];
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (!playbook_given(s, parts[i].key) || parts[i].us <= playbook_us(s, parts[i].key))
+            continue;
+        clock_human(a, parts[i].us);
+        strbuf_addf(out, "  OVER ITS THRESHOLD: %s took %s, limit %s\n", parts[i].key, a,
+                    playbook_str(s, parts[i].key));
+    }
+    if (playbook_given(s, "lag") && live_lag_bytes(c) > playbook_bytes(s, "lag"))
+        strbuf_addf(out, "  OVER ITS THRESHOLD: the lag, limit %s\n", playbook_str(s, "lag"));
+}
+
 static char *evidence(struct cutover *c)
 {
     struct strbuf out = {0};
@@ -139,6 +171,7 @@ static char *evidence(struct cutover *c)
         if (v.suspicious)
             strbuf_addf(&out, "  SUSPICIOUS: %lld keys differed again and again\n", (long long) v.suspicious);
     }
+    add_thresholds(c, &out);
     add_blockers(c, &out);
     add_slot(c, &out);
     strbuf_addf(&out, "  pause budget: %s; past it everything is undone and blue serves\n",

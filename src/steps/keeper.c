@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/event.h"
+#include "base/human.h"
 #include "steps/tail.h"
 #include "sys/file.h"
 #include "sys/stop.h"
@@ -22,6 +23,7 @@ struct keeper {
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     bool stop;
+    bool warned;            /* of WAL that the slot holds on blue */
     char *path;
     /* last progress event, for status */
     char what[96];
@@ -49,6 +51,18 @@ static void confirm_applied(struct cutover *c)
         return;
     apply_stats(c->apply, &a);
     capture_set_applied(c->capture, a.end_lsn);
+}
+
+/* TRAPS 19: a slot that is not confirmed fills blue's disk. Events are emitted outside of our locks. */
+static bool over_wal_budget(struct cutover *c, int64_t *held)
+{
+    struct capture_stats s;
+
+    if (!c->capture)
+        return false;
+    capture_stats(c->capture, &s);
+    *held = s.server_end > s.confirmed && s.confirmed ? (int64_t) (s.server_end - s.confirmed) : 0;
+    return *held > playbook_bytes(cutover_section(c, "capture"), "wal_budget");
 }
 
 static json_t *step_list(const struct engine *e)
@@ -185,13 +199,22 @@ static void *keeper_main(void *arg)
 
     while (!stop) {
         struct error err = {0};
+        int64_t held = 0;
+        bool over;
 
         keeper_lock(k);
         confirm_applied(k->c);
+        over = over_wal_budget(k->c, &held);
         if ((k->c->capture && !capture_error(k->c->capture, &err)) ||
             (k->c->apply && !apply_error(k->c->apply, &err)))
             stop_request("a thread of the run failed");
         keeper_unlock(k);
+        if (over && !k->warned) {
+            char text[HUMAN_SIZE];
+
+            event_warn("the slot holds %s of WAL on blue, over [capture] wal_budget", human_bytes(text, held));
+        }
+        k->warned = over;
         pthread_mutex_lock(&k->mutex);
         if (clock_us() >= next_status) {
             write_status(k);
