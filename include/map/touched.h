@@ -1,7 +1,7 @@
 /*
- * touched.h - which rows changed since they were last compared. Thread-safe; replay adds after its commit, the
- * verifier takes. A key is the source key's column texts (source_key order). Bounded: past max_keys the table
- * overflows, which means "compare all of it".
+ * touched.h - which rows changed since they were last compared. Thread-safe; replay adds after its
+ * commit, the verifier takes. A key is the source key's column texts (source_key order). Bounded:
+ * past max_keys the table overflows, which means "compare all of it".
  */
 #ifndef PGCUTOVER_MAP_TOUCHED_H
 #define PGCUTOVER_MAP_TOUCHED_H
@@ -14,13 +14,17 @@ struct touched;
 struct touched *touched_new(size_t ntables, size_t max_keys);
 void touched_free(struct touched *t);
 
-/* Adding a key that is there already is cheap and changes nothing. values: source_key texts, never NULL. */
-void touched_add(struct touched *t, size_t table, size_t nkey, const char *const *values, const int *lens);
+/* Adding a key that is there already is cheap and changes nothing. values: source_key texts, never
+ * NULL. */
+void touched_add(struct touched *t, size_t table, size_t nkey, const char *const *values,
+                 const int *lens);
 /* A change of a table without a key, or a TRUNCATE: compare the table as a whole. */
 void touched_add_whole(struct touched *t, size_t table);
-bool touched_has(struct touched *t, size_t table, size_t nkey, const char *const *values, const int *lens);
+bool touched_has(struct touched *t, size_t table, size_t nkey, const char *const *values,
+                 const int *lens);
 
-/* Up to max keys of a table, moved out of the set; each keys[i] has nkey texts. Free with touched_batch_release. */
+/* Up to max keys of a table, moved out of the set; each keys[i] has nkey texts. Free with
+ * touched_batch_release. */
 struct touched_batch {
     size_t n, nkey;
     char **values; /* n * nkey NUL-terminated texts, row by row */
@@ -32,9 +36,9 @@ void touched_copy(struct touched *t, size_t table, struct touched_batch *out);
 void touched_put_back(struct touched *t, size_t table, const struct touched_batch *b, size_t i);
 void touched_batch_release(struct touched_batch *b);
 bool touched_whole(struct touched *t, size_t table, bool clear);
-size_t touched_count(struct touched *t);              /* keys waiting in all tables */
+size_t touched_count(struct touched *t); /* keys waiting in all tables */
 size_t touched_count_table(struct touched *t, size_t table);
-size_t touched_whole_count(struct touched *t);        /* tables to be compared as a whole */
+size_t touched_whole_count(struct touched *t); /* tables to be compared as a whole */
 void touched_clear(struct touched *t);
 
 #endif

@@ -8,8 +8,10 @@
  * changes and tables without a key are barriers. A group that fails (23505, 23P01, a count that
  * differs, anything) is rolled back and redone change by change in order, constraints deferred;
  * what fails then stops the thread with ERR_CONFLICT: table, key, commit LSN, what was found, and
- * the way on. Nothing is ever upserted or skipped. Sessions: session_replication_role = replica and
- * a replication origin "pgcutover_<run>".
+ * the way on. Nothing is ever upserted or skipped.
+ * Sessions: session_replication_role = replica and a replication origin "pgcutover_<run>_<database
+ * OID>". Transactions of the source that carry such an origin of the same run are replay's own in
+ * the other direction: they are passed over.
  */
 #ifndef PGCUTOVER_REPL_APPLY_H
 #define PGCUTOVER_REPL_APPLY_H

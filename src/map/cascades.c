@@ -1,4 +1,5 @@
-/* cascades.c - foreign keys that green has and blue doesn't, whose actions replay's sessions don't carry out. */
+/* cascades.c - foreign keys that green has and blue doesn't, whose actions replay's sessions don't
+ * carry out. */
 #include "derive.h"
 
 #include "base/alloc.h"
@@ -115,10 +116,11 @@ void derive_cascades(struct derive *d)
             if (mt->target && !mt->skipped &&
                 (mt->target->oid == f->table ||
                  (mt->target_leaf && mt->target_leaf->oid == f->table)))
-                say_reason(&d->links[k],
-                           "new foreign key \"%s\" %s: replay does not carry it out, it checks the rows "
-                           "and stops where they violate it",
-                           f->name, action_name(f));
+                say_reason(
+                    &d->links[k],
+                    "new foreign key \"%s\" %s: replay does not carry it out, it checks the rows "
+                    "and stops where they violate it",
+                    f->name, action_name(f));
         }
     }
     free(known);

@@ -1,8 +1,8 @@
 /*
  * check.c - rules and defaults shown to the server before anything relies on them.
  *
- * All of it happens inside the transaction of map_derive, which is rolled back: temporary objects never stay. Statements
- * that may fail stand between savepoints.
+ * All of it happens inside the transaction of map_derive, which is rolled back: temporary objects
+ * never stay. Statements that may fail stand between savepoints.
  */
 #include "derive.h"
 
@@ -36,7 +36,8 @@ static enum attempt try_sql(struct pg *pg, const char *sql, int nparams, const c
     bool ok = pg_query(pg, NULL, PG_ANY, sql, nparams, params, err);
     if (!ok && !is_statements_fault(err))
         return ATTEMPT_BROKEN;
-    if (!pg_exec(pg, "ROLLBACK TO SAVEPOINT pgcutover_try; RELEASE SAVEPOINT pgcutover_try", &undo)) {
+    if (!pg_exec(pg, "ROLLBACK TO SAVEPOINT pgcutover_try; RELEASE SAVEPOINT pgcutover_try",
+                 &undo)) {
         *err = undo;
         return ATTEMPT_BROKEN;
     }
@@ -44,7 +45,8 @@ static enum attempt try_sql(struct pg *pg, const char *sql, int nparams, const c
 }
 
 /* EXPLAIN with an empty array for each parameter: parsed, typed and planned, and not executed. */
-static enum attempt try_plan(struct pg *pg, const char *statement, size_t nparams, struct error *err)
+static enum attempt try_plan(struct pg *pg, const char *statement, size_t nparams,
+                             struct error *err)
 {
     const char **params = xcalloc(nparams + 1, sizeof *params);
     char *sql = xstrfmt("EXPLAIN (COSTS OFF) %s", statement);
@@ -57,14 +59,16 @@ static enum attempt try_plan(struct pg *pg, const char *statement, size_t nparam
 }
 
 /*
- * A generated column takes only immutable expressions: "generation expression is not immutable" is 42P17. What fails
- * for another reason counts as not constant: then its values are not compared, which is the safe side.
+ * A generated column takes only immutable expressions: "generation expression is not immutable" is
+ * 42P17. What fails for another reason counts as not constant: then its values are not compared,
+ * which is the safe side.
  */
 static bool check_default(struct derive *d, struct map_rest *rest, struct error *err)
 {
     struct error refused = {0};
-    char *sql = xstrfmt("CREATE TEMPORARY TABLE pgcutover_default (c %s GENERATED ALWAYS AS (%s) STORED)",
-                        rest->target->type_full, rest->expect);
+    char *sql =
+        xstrfmt("CREATE TEMPORARY TABLE pgcutover_default (c %s GENERATED ALWAYS AS (%s) STORED)",
+                rest->target->type_full, rest->expect);
     enum attempt result = try_sql(d->pg, sql, 0, NULL, &refused);
     free(sql);
     if (result == ATTEMPT_BROKEN) {
@@ -96,8 +100,9 @@ static bool refuse_rule(struct error *err, const struct map_rule *rule, const ch
         error_detail(err, "%s", said.detail);
     if (said.hint[0])
         return error_hint(err, "%s", said.hint);
-    return error_hint(err, "The expression stands over one row of blue's table, with its columns as names; "
-                           "functions need their schema, since search_path is empty.");
+    return error_hint(
+        err, "The expression stands over one row of blue's table, with its columns as names; "
+             "functions need their schema, since search_path is empty.");
 }
 
 static const struct map_rule *rule_of(struct derive *d, const struct link *link,
@@ -122,12 +127,14 @@ static void add_need(struct map_column *column, int source)
 }
 
 /*
- * What a temporary view over a temporary table depends on. pg_depend has the columns that the expression names; a use
- * of the whole row leaves no entry of its own there, but it is a Var with varattno 0 in the view's rule.
+ * What a temporary view over a temporary table depends on. pg_depend has the columns that the
+ * expression names; a use of the whole row leaves no entry of its own there, but it is a Var with
+ * varattno 0 in the view's rule.
  */
 static const char depends_sql[] =
     "SELECT CASE WHEN d.refobjid = 'pg_temp.pgcutover_row'::pg_catalog.regclass "
-    "THEN d.refobjsubid ELSE 0 END, CASE WHEN d.refobjid <> 'pg_temp.pgcutover_row'::pg_catalog.regclass "
+    "THEN d.refobjsubid ELSE 0 END, CASE WHEN d.refobjid <> "
+    "'pg_temp.pgcutover_row'::pg_catalog.regclass "
     "THEN d.refobjid::pg_catalog.regclass::text END, "
     "pg_catalog.strpos(w.ev_action::text, ':varattno 0 ') > 0 "
     "FROM pg_catalog.pg_rewrite w LEFT JOIN pg_catalog.pg_depend d "
@@ -160,15 +167,16 @@ static bool read_needs(struct derive *d, struct map_table *mt, struct link *link
     return true;
 }
 
-/* CASE takes no more than one expression; WHERE refuses aggregates and set-returning functions, which would not give
- * one value a row. */
+/* CASE takes no more than one expression; WHERE refuses aggregates and set-returning functions,
+ * which would not give one value a row. */
 static bool check_rule(struct derive *d, struct map_table *mt, struct link *link,
                        struct map_column *column, struct error *err)
 {
     struct error server = {0};
-    char *sql = xstrfmt("CREATE TEMPORARY VIEW pgcutover_rule (c) AS SELECT CASE WHEN true THEN (%s) END "
-                        "FROM pg_temp.pgcutover_row AS r WHERE ((%s)) IS NULL",
-                        column->expr, column->expr);
+    char *sql =
+        xstrfmt("CREATE TEMPORARY VIEW pgcutover_rule (c) AS SELECT CASE WHEN true THEN (%s) END "
+                "FROM pg_temp.pgcutover_row AS r WHERE ((%s)) IS NULL",
+                column->expr, column->expr);
     bool ok = pg_query(d->pg, NULL, PG_ANY, sql, 0, NULL, &server);
     free(sql);
     if (!ok && !is_statements_fault(&server)) {
@@ -201,8 +209,9 @@ bool check_needs(struct derive *d, struct map_table *mt, struct link *link, stru
     for (size_t c = 0; c < mt->ncolumns && ok; c++)
         if (mt->columns[c].rule)
             ok = check_rule(d, mt, link, &mt->columns[c], err);
-    return ok && pg_exec(d->pg, "ROLLBACK TO SAVEPOINT pgcutover_needs; RELEASE SAVEPOINT pgcutover_needs",
-                         err);
+    return ok &&
+           pg_exec(d->pg,
+                   "ROLLBACK TO SAVEPOINT pgcutover_needs; RELEASE SAVEPOINT pgcutover_needs", err);
 }
 
 static enum attempt try_column(struct derive *d, struct map_table *mt, size_t c, struct error *err)
@@ -240,7 +249,8 @@ static bool check_type(struct derive *d, struct map_table *mt, struct link *link
         return true;
     if (column->rule)
         return refuse_rule(err, rule_of(d, link, column), column->target->name, &server);
-    say_unresolved(link, "column %s, %s on blue and %s on green: %s; add up.%s = ... under [map %s.%s]",
+    say_unresolved(link,
+                   "column %s, %s on blue and %s on green: %s; add up.%s = ... under [map %s.%s]",
                    column->target->sql_name, column->source->type_full, column->target->type_full,
                    server.message, column->target->name, mt->source->schema, mt->source->name);
     return true;

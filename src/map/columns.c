@@ -1,4 +1,5 @@
-/* columns.c - what each column of the target gets: a copy, a cast, a rule, or what green makes of its absence. */
+/* columns.c - what each column of the target gets: a copy, a cast, a rule, or what green makes of
+ * its absence. */
 #include "derive.h"
 
 #include "base/alloc.h"
@@ -73,27 +74,26 @@ static const struct cat_column *follow(const struct map_table *mt, const struct 
         return cat_column(mt->target, column->name);
     was = cat_column(link->before, column->name);
     now = was ? cat_column_num(link->after, was->attnum) : NULL;
-    /* a partition has the columns of its partitioned table under the same names and other numbers */
+    /* a partition has the columns of its partitioned table under the same names and other numbers
+     */
     return now && link->after != mt->target ? cat_column(mt->target, now->name) : now;
 }
 
-static bool derive_source(struct derive *d, struct map_table *mt, struct link *link)
+static void derive_source(struct derive *d, struct map_table *mt, struct link *link)
 {
     const struct cat_table *source = mt->source;
-    bool complete = true;
     mt->source_columns = xcalloc(source->ncolumns + 1, sizeof *mt->source_columns);
     mt->source_types = xcalloc(source->ncolumns + 1, sizeof *mt->source_types);
     link->image = xcalloc(source->ncolumns + 1, sizeof *link->image);
     for (size_t i = 0; i < source->ncolumns; i++) {
         const struct cat_column *column = &source->columns[i];
-        const struct cat_column *was =
-            link->before ? cat_column(link->before, column->name) : NULL;
+        const struct cat_column *was = link->before ? cat_column(link->before, column->name) : NULL;
         if (!was && link->before) {
-            complete = false;
-            say_unresolved(link,
-                           "green had no column %s before the migrations: the clone is older than the "
-                           "column; clone again",
-                           column->sql_name);
+            say_unresolved(
+                link,
+                "green had no column %s before the migrations: the clone is older than the "
+                "column; clone again",
+                column->sql_name);
         }
         if (column->generated)
             continue;
@@ -101,7 +101,6 @@ static bool derive_source(struct derive *d, struct map_table *mt, struct link *l
         mt->source_types[mt->nsource] = xstrdup(type ? type : "text");
         mt->source_columns[mt->nsource++] = column;
     }
-    return complete;
 }
 
 /* Blank ends go; a comment must not swallow the parenthesis that follows. */
@@ -143,8 +142,8 @@ static void add_copy(struct map_table *mt, const struct link *link, const struct
     c->target = target;
     c->source = from;
     c->expr = strbuf_take(&expr);
-    c->same_type = same_text_form(
-        from, link->before ? cat_column(link->before, from->name) : NULL, target);
+    c->same_type =
+        same_text_form(from, link->before ? cat_column(link->before, from->name) : NULL, target);
     c->settable = target->identity != 'a';
     c->key_index = -1;
     c->needs = xcalloc(1, sizeof *c->needs);
@@ -171,9 +170,10 @@ static void add_rest(struct derive *d, struct map_table *mt, struct link *link,
     } else {
         rest->kind = MAP_REST_NULL;
         if (target->not_null)
-            say_unresolved(link,
-                           "new column %s is NOT NULL without a default: add up.%s = ... under [map %s.%s]",
-                           target->sql_name, target->name, mt->source->schema, mt->source->name);
+            say_unresolved(
+                link,
+                "new column %s is NOT NULL without a default: add up.%s = ... under [map %s.%s]",
+                target->sql_name, target->name, mt->source->schema, mt->source->name);
     }
 }
 
@@ -208,10 +208,11 @@ static bool add_target_column(struct derive *d, struct map_table *mt, struct lin
     } else if (source >= 0 && !target->generated) {
         add_copy(mt, link, target, source);
     } else if (lost_generation(mt, link, target)) {
-        say_unresolved(link,
-                       "column %s is generated on blue, so its values are not in the log, and on green it "
-                       "is a plain column: add up.%s = ... under [map %s.%s]",
-                       target->sql_name, target->name, mt->source->schema, mt->source->name);
+        say_unresolved(
+            link,
+            "column %s is generated on blue, so its values are not in the log, and on green it "
+            "is a plain column: add up.%s = ... under [map %s.%s]",
+            target->sql_name, target->name, mt->source->schema, mt->source->name);
     } else {
         add_rest(d, mt, link, target);
     }
@@ -279,8 +280,8 @@ static bool copies_everything(const struct map_table *mt)
     return true;
 }
 
-/* An unchanged TOAST value is not sent. A rule over that column alone leaves its target as it is; one that reads
- * another column besides needs the value. */
+/* An unchanged TOAST value is not sent. A rule over that column alone leaves its target as it is;
+ * one that reads another column besides needs the value. */
 static bool needs_full(const struct map_table *mt)
 {
     for (size_t c = 0; c < mt->ncolumns; c++) {

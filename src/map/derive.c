@@ -74,6 +74,7 @@ static void finish(struct derive *d)
         free(d->indexes[i].columns);
     free_texts(&d->types);
     free_texts(&d->domain_defaults);
+    free_texts(&d->config_tables);
     free_texts(&d->equals);
     free(d->indexes);
     free(d->links);
@@ -87,15 +88,17 @@ static void finish(struct derive *d)
 static bool derive_tables(struct derive *d, struct error *err)
 {
     struct map *map = d->map;
+    if (!server_read_types(d, err))
+        return false;
     for (size_t i = 0; i < map->ntables; i++)
         if (!derive_target(d, &map->tables[i], &d->links[i], err))
             return false;
-    if (!server_read_types(d, err) || !server_read_indexes(d, err))
+    if (!server_read_indexes(d, err))
         return false;
     for (size_t i = 0; i < map->ntables; i++) {
         struct map_table *mt = &map->tables[i];
-        if (mt->target && (!derive_columns(d, mt, &d->links[i], err) ||
-                           !derive_key(d, mt, &d->links[i], err)))
+        if (mt->target &&
+            (!derive_columns(d, mt, &d->links[i], err) || !derive_key(d, mt, &d->links[i], err)))
             return error_push(err, "map of %s", mt->source->sql_name);
     }
     if (!rules_check_columns(d, err) || !server_read_operators(d, err))
@@ -111,16 +114,18 @@ static bool derive_tables(struct derive *d, struct error *err)
     return true;
 }
 
-/* Several source tables into one are no mistake as long as their keys stay apart; people should know. */
+/* Several source tables into one are no mistake as long as their keys stay apart; people should
+ * know. */
 static void note_shared_targets(struct derive *d)
 {
     for (size_t i = 0; i < d->map->ntables; i++) {
-        const struct map_table *a = &d->map->tables[i];
-        for (size_t k = 0; k < i && a->target && d->links[i].by_name; k++) {
-            const struct map_table *b = &d->map->tables[k];
+        struct map_table *a = &d->map->tables[i];
+        for (size_t k = 0; k < d->map->ntables && a->target && d->links[i].by_name; k++) {
+            struct map_table *b = &d->map->tables[k];
             if (b->target != a->target ||
                 root_of(d->blue, a->source) == root_of(d->blue, b->source))
                 continue;
+            a->shared = b->shared = true;
             say_reason(&d->links[i], "%s goes to the same table", b->source->sql_name);
         }
     }

@@ -14,7 +14,8 @@ static int source_index(const struct map_table *mt, int attnum)
     return -1;
 }
 
-/* The effective identity; under REPLICA IDENTITY FULL the primary key serves as well, since all columns are sent. */
+/* The effective identity; under REPLICA IDENTITY FULL the primary key serves as well, since all
+ * columns are sent. */
 static bool derive_source_key(struct map_table *mt, struct link *link)
 {
     const struct cat_table *source = mt->source;
@@ -29,10 +30,11 @@ static bool derive_source_key(struct map_table *mt, struct link *link)
         int i = source_index(mt, attnums[k]);
         if (i < 0) {
             const struct cat_column *column = cat_column_num(source, attnums[k]);
-            say_unresolved(link,
-                           "key column %s is generated on blue, so its values are not in the log: give the "
-                           "table REPLICA IDENTITY FULL, or an index of plain columns as its identity",
-                           column ? column->sql_name : "?");
+            say_unresolved(
+                link,
+                "key column %s is generated on blue, so its values are not in the log: give the "
+                "table REPLICA IDENTITY FULL, or an index of plain columns as its identity",
+                column ? column->sql_name : "?");
             mt->nsource_key = 0;
             return false;
         }
@@ -106,18 +108,20 @@ static bool key_by_rule(struct map_table *mt, struct link *link, const struct ma
             rule_hint_column(err, mt->target, names[i]);
         } else if (!computable_from_key(mt, c)) {
             sound = false;
-            say_unresolved(link,
-                           "key column %s is not computed from blue's key alone, which is all that a DELETE "
-                           "brings: give up.%s as an expression over the key's columns",
-                           target->sql_name, target->name);
+            say_unresolved(
+                link,
+                "key column %s is not computed from blue's key alone, which is all that a DELETE "
+                "brings: give up.%s as an expression over the key's columns",
+                target->sql_name, target->name);
         } else if (n < mt->ncolumns) {
             key[n++] = c;
         }
     }
     if (ok && sound && !covers_source_key(mt, key, n)) {
         sound = false;
-        say_unresolved(link, "key = in the playbook does not tell rows apart that blue's key tells apart: "
-                             "its columns must read every column of blue's key");
+        say_unresolved(
+            link, "key = in the playbook does not tell rows apart that blue's key tells apart: "
+                  "its columns must read every column of blue's key");
     }
     if (ok && sound)
         set_key(mt, key, n);
@@ -154,10 +158,11 @@ static void say_no_key(struct map_table *mt, struct link *link)
     struct strbuf names = {0};
     for (size_t k = 0; k < mt->nsource_key; k++)
         strbuf_addf(&names, "%s%s", k ? ", " : "", mt->source_columns[mt->source_key[k]]->sql_name);
-    say_unresolved(link,
-                   "blue's key (%s) has no image on green: under [map %s.%s] name green's columns that "
-                   "identify a row (key = ...), each copied or given by up.COLUMN from blue's key alone",
-                   strbuf_cstr(&names), mt->source->schema, mt->source->name);
+    say_unresolved(
+        link,
+        "blue's key (%s) has no image on green: under [map %s.%s] name green's columns that "
+        "identify a row (key = ...), each copied or given by up.COLUMN from blue's key alone",
+        strbuf_cstr(&names), mt->source->schema, mt->source->name);
     strbuf_release(&names);
 }
 
@@ -185,10 +190,11 @@ static void note_indexes(struct derive *d, const struct map_table *mt, struct li
             leading = leading || mt->columns[mt->key[k]].target->attnum == indexes[i].columns[0];
     }
     if (!unique)
-        say_reason(link, "%s",
-                   leading ? "no unique index on green holds the key; replay counts the rows instead"
-                           : "no index on green finds rows by the key: replay reads the whole table for "
-                             "each batch of changes");
+        say_reason(
+            link, "%s",
+            leading ? "no unique index on green holds the key; replay counts the rows instead"
+                    : "no index on green finds rows by the key: replay reads the whole table for "
+                      "each batch of changes");
 }
 
 bool derive_key(struct derive *d, struct map_table *mt, struct link *link, struct error *err)
@@ -201,8 +207,7 @@ bool derive_key(struct derive *d, struct map_table *mt, struct link *link, struc
         if (!key_by_rule(mt, link, from, names, err))
             return false;
     } else {
-        size_t most =
-            mt->nsource_key > mt->target->npk ? mt->nsource_key : mt->target->npk;
+        size_t most = mt->nsource_key > mt->target->npk ? mt->nsource_key : mt->target->npk;
         int *key = xcalloc(most + 1, sizeof *key);
         if (key_by_images(mt, link, key))
             set_key(mt, key, mt->nsource_key);

@@ -1,6 +1,7 @@
 /*
- * need_full.c - which tables need REPLICA IDENTITY FULL for the sake of a rule, told from the rule's text alone: this is
- * asked before green exists. Errs to the safe side: a word that only looks like a column counts as one.
+ * need_full.c - which tables need REPLICA IDENTITY FULL for the sake of a rule, told from the
+ * rule's text alone: this is asked before green exists. Errs to the safe side: a word that only
+ * looks like a column counts as one.
  */
 #include "derive.h"
 
@@ -75,8 +76,8 @@ static bool has_word(const struct words *words, const char *name)
     return false;
 }
 
-/* A toastable column among several: its value is missing from an UPDATE that leaves it alone. A rule that reads that
- * column only is left out of such an UPDATE, and all is well. */
+/* A toastable column among several: its value is missing from an UPDATE that leaves it alone. A
+ * rule that reads that column only is left out of such an UPDATE, and all is well. */
 static bool expr_needs_full(const struct cat_table *t, const char *expr)
 {
     struct words words = {0};

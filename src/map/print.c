@@ -62,8 +62,11 @@ static void add_flat(struct strbuf *out, const char *text)
 
 static void add_column(struct strbuf *out, const struct map_column *c, int width)
 {
-    strbuf_addf(out, "    %-11s %-*s <- ", c->rule ? "rule" : c->same_type ? "copied" : "cast", width,
-                c->target->sql_name);
+    strbuf_addf(out, "    %-11s %-*s <- ",
+                c->rule        ? "rule"
+                : c->same_type ? "copied"
+                               : "cast",
+                width, c->target->sql_name);
     if (c->rule) {
         add_flat(out, c->expr);
     } else {
@@ -191,8 +194,9 @@ static void add_counts(struct strbuf *out, const struct map *m, size_t unchanged
                     human_count(count, (int64_t) gone), gone == 1 ? "" : "s",
                     gone == 1 ? "is" : "are");
     if (unresolved)
-        strbuf_addf(out, "%s table%s UNRESOLVED: replay can't begin until the playbook says what to do\n",
-                    human_count(count, (int64_t) unresolved), unresolved == 1 ? " is" : "s are");
+        strbuf_addf(
+            out, "%s table%s UNRESOLVED: replay can't begin until the playbook says what to do\n",
+            human_count(count, (int64_t) unresolved), unresolved == 1 ? " is" : "s are");
     else
         strbuf_addstr(out, "every table is resolved\n");
 }

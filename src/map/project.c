@@ -1,4 +1,5 @@
-/* project.c - the FROM item that takes source rows through the map, and replay's statements over it. */
+/* project.c - the FROM item that takes source rows through the map, and replay's statements over
+ * it. */
 #include "map/project.h"
 
 #include "base/alloc.h"
@@ -167,8 +168,9 @@ void project_insert(struct strbuf *sb, const struct map_table *mt, const bool *p
     strbuf_release(&values);
 }
 
-/* UPDATE can't give an ALWAYS identity column a value, so the row is taken out and put in again; what the statement
- * doesn't carry comes from the row that was there. hit: what finds t, after DELETE FROM. */
+/* UPDATE can't give an ALWAYS identity column a value, so the row is taken out and put in again;
+ * what the statement doesn't carry comes from the row that was there. hit: what finds t, after
+ * DELETE FROM. */
 static void add_reinsert(struct strbuf *sb, const struct map_table *mt, const bool *present,
                          const bool *set, int first_param, const char *hit, const char *joined)
 {
@@ -196,7 +198,8 @@ static void add_reinsert(struct strbuf *sb, const struct map_table *mt, const bo
     strbuf_release(&values);
 }
 
-/* DELETE's part of add_reinsert when rows are found by their key, whose arrays start at first_param. */
+/* DELETE's part of add_reinsert when rows are found by their key, whose arrays start at
+ * first_param. */
 static void add_hit_by_key(struct strbuf *sb, const struct map_table *mt, const bool *present,
                            int first_param)
 {
@@ -267,8 +270,8 @@ void project_rekey(struct strbuf *sb, const struct map_table *mt, const bool *pr
     free(old);
 }
 
-/* A predicate that an index can serve, where the value bound is not null. The planner sees the parameter's value
- * and drops the half that doesn't apply. */
+/* A predicate that an index can serve, where the value bound is not null. The planner sees the
+ * parameter's value and drops the half that doesn't apply. */
 static void add_indexable(struct strbuf *sb, const struct map_table *mt, const struct map_column *c)
 {
     int i = c->needs[0];
@@ -276,7 +279,8 @@ static void add_indexable(struct strbuf *sb, const struct map_table *mt, const s
                 c->target->sql_name, c->equals ? c->equals : "=", i + 1, mt->source_types[i]);
 }
 
-/* One physical row of those that equal the old row, bound as $1...: ctid, and tableoid where ctid alone says nothing. */
+/* One physical row of those that equal the old row, bound as $1...: ctid, and tableoid where ctid
+ * alone says nothing. */
 static void add_one_row(struct strbuf *sb, const struct map_table *mt)
 {
     bool *want = flags(mt->ncolumns);

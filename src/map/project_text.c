@@ -7,15 +7,16 @@
 #define OID_VARCHAR 1043
 #define OID_BPCHAR 1042
 
-/* Casts to text that are not the type's output function: true for t, blanks cut, an address without its mask.
- * https://www.postgresql.org/docs/15/sql-createcast.html: an I/O conversion is only what no cast replaces. */
+/* Casts to text that are not the type's output function: true for t, blanks cut, an address without
+ * its mask. https://www.postgresql.org/docs/15/sql-createcast.html: an I/O conversion is only what
+ * no cast replaces. */
 static const struct {
     Oid type;
     const char *out; /* NULL: the cast is binary */
 } known_types[] = {
-    {16, "boolout"},  {18, "charout"},   {19, "nameout"},         {25, NULL},
-    {142, "xml_out"}, {650, "cidr_out"}, {869, "inet_out"},       {OID_BPCHAR, "bpcharout"},
-    {OID_VARCHAR, NULL},
+    {16, "boolout"},   {18, "charout"},           {19, "nameout"},
+    {25, NULL},        {142, "xml_out"},          {650, "cidr_out"},
+    {869, "inet_out"}, {OID_BPCHAR, "bpcharout"}, {OID_VARCHAR, NULL},
 };
 
 static void add_plain_text(struct strbuf *sb, const struct cat_column *col, const char *x)

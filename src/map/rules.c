@@ -1,4 +1,5 @@
-/* rules.c - the [map ...] sections of the playbook: which tables they speak of, and what they say. */
+/* rules.c - the [map ...] sections of the playbook: which tables they speak of, and what they say.
+ */
 #include "derive.h"
 
 #include "base/alloc.h"
@@ -86,14 +87,16 @@ static bool no_table(struct error *err, const struct map_rule *rule, const char 
 {
     char **names = xcalloc(cat->ntables + 1, sizeof *names);
     for (size_t i = 0; i < cat->ntables; i++)
-        names[i] = strncmp(word, "*.", 2) == 0 ? xstrfmt("*.%s", cat->tables[i].name)
-                                      : xstrfmt("%s.%s", cat->tables[i].schema, cat->tables[i].name);
+        names[i] = strncmp(word, "*.", 2) == 0
+                       ? xstrfmt("*.%s", cat->tables[i].name)
+                       : xstrfmt("%s.%s", cat->tables[i].schema, cat->tables[i].name);
     const char *near = human_nearest(word, (const char *const *) names);
     if (near)
         rule_error(err, rule, "no table \"%s\" on %s, did you mean \"%s\"?", word, where, near);
     else
         rule_error(err, rule, "no table \"%s\" on %s", word, where);
-    error_hint(err, "Write the section as [map schema.table], with the name that the table has now.");
+    error_hint(err,
+               "Write the section as [map schema.table], with the name that the table has now.");
     for (size_t i = 0; i < cat->ntables; i++)
         free(names[i]);
     free(names);
@@ -198,8 +201,7 @@ bool rules_find_target(struct derive *d, const struct map_rule *rule, const char
     for (size_t i = 0; i < d->green->ntables; i++) {
         const struct cat_table *t = &d->green->tables[i];
         bool same_schema = strcmp(t->schema, source->schema) == 0;
-        if (t->relkind != 'f' &&
-            (names_table(text, t) || (same_schema && names_wildly(text, t)))) {
+        if (t->relkind != 'f' && (names_table(text, t) || (same_schema && names_wildly(text, t)))) {
             *out = t;
             return true;
         }

@@ -1,4 +1,5 @@
-/* server.c - what only green's server knows of types, operators and indexes: a query each for the whole map. */
+/* server.c - what only green's server knows of types, operators and indexes: a query each for the
+ * whole map. */
 #include "derive.h"
 
 #include "base/alloc.h"
@@ -74,11 +75,17 @@ bool server_read_types(struct derive *d, struct error *err)
         for (size_t k = 0; k < d->before->tables[i].ncolumns; k++)
             *VEC_ADD(list.items, list.n, list.cap) = d->before->tables[i].columns[k].type;
     char *array = take_array(&list);
-    bool ok = read_oid_texts(d, &d->types,
-                             "SELECT t.oid, pg_catalog.format_type(t.oid, -1) FROM pg_catalog.pg_type t "
-                             "WHERE t.oid = ANY ($1::pg_catalog.oid[]) ORDER BY t.oid",
-                             array, err);
+    bool ok =
+        read_oid_texts(d, &d->types,
+                       "SELECT t.oid, pg_catalog.format_type(t.oid, -1) FROM pg_catalog.pg_type t "
+                       "WHERE t.oid = ANY ($1::pg_catalog.oid[]) ORDER BY t.oid",
+                       array, err);
     free(array);
+    if (ok)
+        ok = read_oid_texts(d, &d->config_tables,
+                            "SELECT DISTINCT c, '' FROM pg_catalog.pg_extension e, "
+                            "pg_catalog.unnest(e.extconfig) AS c ORDER BY c",
+                            NULL, err);
     return ok && read_oid_texts(d, &d->domain_defaults,
                                 "SELECT t.oid, pg_catalog.pg_get_expr(t.typdefaultbin, 0) FROM "
                                 "pg_catalog.pg_type t WHERE t.typtype = 'd' AND "
@@ -86,8 +93,8 @@ bool server_read_types(struct derive *d, struct error *err)
                                 NULL, err);
 }
 
-/* Equality that an empty search_path doesn't find (citext's): without its schema the server would take another one,
- * which neither means the same nor is in the index. */
+/* Equality that an empty search_path doesn't find (citext's): without its schema the server would
+ * take another one, which neither means the same nor is in the index. */
 bool server_read_operators(struct derive *d, struct error *err)
 {
     struct oids list = {0};
@@ -101,8 +108,10 @@ bool server_read_operators(struct derive *d, struct error *err)
         "FROM pg_catalog.pg_type t WHERE t.oid = ANY ($1::pg_catalog.oid[]) "
         "UNION ALL SELECT b.root, t.oid, t.typtype, t.typbasetype "
         "FROM b JOIN pg_catalog.pg_type t ON b.typtype = 'd' AND t.oid = b.typbasetype) "
-        "SELECT DISTINCT ON (b.root) b.root, 'OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || "
-        "o.oprname || ')' FROM b JOIN pg_catalog.pg_opclass c ON c.opcintype = b.oid AND c.opcdefault "
+        "SELECT DISTINCT ON (b.root) b.root, 'OPERATOR(' || pg_catalog.quote_ident(n.nspname) || "
+        "'.' || "
+        "o.oprname || ')' FROM b JOIN pg_catalog.pg_opclass c ON c.opcintype = b.oid AND "
+        "c.opcdefault "
         "JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree' "
         "JOIN pg_catalog.pg_amop a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype "
         "AND a.amoprighttype = c.opcintype AND a.amopstrategy = 3 "
@@ -133,14 +142,15 @@ bool server_read_indexes(struct derive *d, struct error *err)
             *VEC_ADD(list.items, list.n, list.cap) = d->map->tables[i].target->oid;
     char *array = take_array(&list);
     const char *param = array;
-    bool ok = pg_query(d->pg, &res, PG_ANY,
-                       "SELECT i.indrelid, i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL, "
-                       "pg_catalog.array_to_string((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1], ' ') "
-                       "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
-                       "JOIN pg_catalog.pg_am m ON m.oid = c.relam WHERE i.indisvalid AND i.indpred IS NULL "
-                       "AND m.amname IN ('btree', 'hash') AND i.indrelid = ANY ($1::pg_catalog.oid[]) "
-                       "ORDER BY i.indrelid, i.indexrelid",
-                       1, &param, err);
+    bool ok = pg_query(
+        d->pg, &res, PG_ANY,
+        "SELECT i.indrelid, i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL, "
+        "pg_catalog.array_to_string((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1], ' ') "
+        "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_catalog.pg_am m ON m.oid = c.relam WHERE i.indisvalid AND i.indpred IS NULL "
+        "AND m.amname IN ('btree', 'hash') AND i.indrelid = ANY ($1::pg_catalog.oid[]) "
+        "ORDER BY i.indrelid, i.indexrelid",
+        1, &param, err);
     free(array);
     for (int r = 0; ok && r < PQntuples(res); r++) {
         struct index_info *info = VEC_ADD(d->indexes, d->nindexes, d->capindexes);

@@ -1,8 +1,9 @@
 /*
  * targets.c - which table of green takes a table of blue.
  *
- * Blue's table is found by name in green as it was before the migrations, and followed by its oid to green as it is
- * now: renames and SET SCHEMA keep it. Only where the oid is gone do names count again, and that is said.
+ * Blue's table is found by name in green as it was before the migrations, and followed by its oid
+ * to green as it is now: renames and SET SCHEMA keep it. Only where the oid is gone do names count
+ * again, and that is said.
  */
 #include "derive.h"
 
@@ -84,7 +85,8 @@ static void set_target(struct derive *d, struct map_table *mt, const struct cat_
     mt->only = mt->target->relkind == 'r';
 }
 
-/* The playbook names the target: attnums help where it is the same table, or its partitioned one, under any name. */
+/* The playbook names the target: attnums help where it is the same table, or its partitioned one,
+ * under any name. */
 static void target_by_rule(struct derive *d, struct map_table *mt, struct link *link,
                            const struct cat_table *named)
 {
@@ -117,11 +119,11 @@ static void target_of_lost_partition(struct derive *d, struct map_table *mt, str
     const struct cat_table *before = NULL, *root = root_of(d->blue, mt->source);
     const struct cat_table *kept = followed(d, root, &before);
     if (kept) {
-        say_unresolved(link,
-                       "the partition is gone from %s: if its rows were dropped, say skip = yes under "
-                       "[map %s.%s]; if other partitions took them, say table = %s.%s there",
-                       kept->sql_name, mt->source->schema, mt->source->name, kept->schema,
-                       kept->name);
+        say_unresolved(
+            link,
+            "the partition is gone from %s: if its rows were dropped, say skip = yes under "
+            "[map %s.%s]; if other partitions took them, say table = %s.%s there",
+            kept->sql_name, mt->source->schema, mt->source->name, kept->schema, kept->name);
         return;
     }
     const struct cat_table *anew = named_on_green(d, root);
@@ -142,10 +144,11 @@ static void derived_target(struct derive *d, struct map_table *mt, struct link *
 {
     const struct cat_table *after = followed(d, mt->source, &link->before);
     if (!link->before) {
-        say_unresolved(link,
-                       "green had no table of this name before the migrations: the clone is older than "
-                       "the table; clone again, or say skip = yes under [map %s.%s]",
-                       mt->source->schema, mt->source->name);
+        say_unresolved(
+            link,
+            "green had no table of this name before the migrations: the clone is older than "
+            "the table; clone again, or say skip = yes under [map %s.%s]",
+            mt->source->schema, mt->source->name);
         return;
     }
     if (after) {
@@ -174,6 +177,12 @@ static void derived_target(struct derive *d, struct map_table *mt, struct link *
     say_reason(link, "dropped by the migrations");
 }
 
+static bool is_config_table(const struct derive *d, const struct cat_table *blue)
+{
+    const struct cat_table *before = NULL, *now = green_of(d, blue, &before);
+    return now && oid_texts_find(&d->config_tables, now->oid);
+}
+
 bool derive_target(struct derive *d, struct map_table *mt, struct link *link, struct error *err)
 {
     const struct map_rule *from = NULL;
@@ -187,6 +196,12 @@ bool derive_target(struct derive *d, struct map_table *mt, struct link *link, st
     if (link->skip_rule) {
         mt->skipped = true;
         say_reason(link, "skip = yes in the playbook");
+        link->after = green_of(d, mt->source, &link->before);
+        return true;
+    }
+    if (mt->source->in_extension && link->nrules == 0 && !is_config_table(d, mt->source)) {
+        mt->skipped = true;
+        say_reason(link, "belongs to an extension, which keeps it on each side itself");
         link->after = green_of(d, mt->source, &link->before);
         return true;
     }

@@ -1,7 +1,8 @@
 /*
- * touched.c - sets of keys, one a table: a ring of keys in the order in which they came, and over it an open-addressing
- * hash table (linear probing, deletion by shifting back) whose slots hold positions in the ring. Oldest keys are taken
- * first, so that one that differs and is put back waits behind all others.
+ * touched.c - sets of keys, one a table: a ring of keys in the order in which they came, and over
+ * it an open-addressing hash table (linear probing, deletion by shifting back) whose slots hold
+ * positions in the ring. Oldest keys are taken first, so that one that differs and is put back
+ * waits behind all others.
  */
 #include "map/touched.h"
 

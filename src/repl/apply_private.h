@@ -18,6 +18,7 @@ enum apply_mode {
  */
 struct pending {
     bool any;
+    bool flushed; /* some of it is on the target, whose transaction ends with the source's */
     lsn_t commit_lsn, end_lsn, change_lsn;
     int64_t marker, transactions, inserts, updates, deletes, truncates, skipped, commit_time_us;
 };
@@ -47,7 +48,9 @@ struct apply {
     struct spool_record record;
     bool have; /* record is read and not taken */
     struct {
-        bool open, skip;
+        bool open;
+        bool done; /* it was applied before */
+        bool own;  /* replay's own writing in the other direction: it has our origin */
         lsn_t commit_lsn;
     } txn; /* the source transaction that is being read */
     struct pending pending;
@@ -66,6 +69,8 @@ void session_close(struct apply *a);
 /* After a lost connection (tries for ever, false when asked to stop) or a passing trouble: settles
  * what became of a COMMIT, and reads the spool again from the progress row. */
 bool session_recover(struct apply *a, struct error *err) WARN_UNUSED;
+/* Is it the origin of this run's replay, in whichever direction? */
+bool origin_is_ours(const char *run, const char *name);
 bool reader_start(struct apply *a, struct error *err) WARN_UNUSED;
 
 /* apply_take.c: records into the batch, the batch into the target */

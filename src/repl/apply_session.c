@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ORIGIN_SIZE 256
 #define CLAIM_POLL_MS 10
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_LAST_MS 5000
@@ -64,15 +65,33 @@ static bool claim(struct apply *a, struct error *err)
     return error_set(err, ERR_STOPPED, "replay was asked to stop");
 }
 
+/* Origins are the cluster's, and only one session may use one; blue and green may be in one
+ * cluster. */
+static void origin_name(const char *run, const struct pg_identity *target, char name[ORIGIN_SIZE])
+{
+    snprintf(name, ORIGIN_SIZE, "pgcutover_%s_%u", run, (unsigned) target->database_oid);
+}
+
+bool origin_is_ours(const char *run, const char *name)
+{
+    size_t len = strlen(run);
+
+    if (strncmp(name, "pgcutover_", 10) != 0 || strncmp(name + 10, run, len) != 0 ||
+        name[10 + len] != '_')
+        return false;
+    const char *oid = name + 10 + len + 1;
+    return oid[0] && oid[strspn(oid, "0123456789")] == '\0';
+}
+
 /* Without it the other direction's capture would take our writes for clients' ones, so that is
  * said. */
 static bool set_origin(struct apply *a, struct error *err)
 {
-    char name[128];
+    char name[ORIGIN_SIZE];
     const char *params[] = {name};
     struct error e = {0};
 
-    snprintf(name, sizeof name, "pgcutover_%s", a->o.run);
+    origin_name(a->o.run, &a->identity, name);
     if (pg_query(a->pg, NULL, PG_ANY,
                  "SELECT pg_catalog.pg_replication_origin_create($1) "
                  "WHERE pg_catalog.pg_replication_origin_oid($1) IS NULL",
@@ -94,10 +113,13 @@ static bool set_origin(struct apply *a, struct error *err)
 
 bool apply_drop_origin(struct pg *pg, const char *run, struct error *err)
 {
-    char name[128];
+    char name[ORIGIN_SIZE];
     const char *params[] = {name};
+    struct pg_identity target = {0};
 
-    snprintf(name, sizeof name, "pgcutover_%s", run);
+    if (!pg_identify(pg, &target, err))
+        return false;
+    origin_name(run, &target, name);
     return pg_query(pg, NULL, PG_ANY,
                     "SELECT pg_catalog.pg_replication_origin_drop(roname) "
                     "FROM pg_catalog.pg_replication_origin WHERE roname = $1",

@@ -115,7 +115,8 @@ static bool take_begin(struct apply *a, struct error *err)
         return error_set(err, ERR_PROTOCOL, "a transaction in the spool begins inside another one");
     a->txn.open = true;
     a->txn.commit_lsn = m.lsn;
-    a->txn.skip = m.lsn <= a->committed;
+    a->txn.done = m.lsn <= a->committed;
+    a->txn.own = false;
     return true;
 }
 
@@ -129,20 +130,32 @@ static bool take_commit(struct apply *a, struct error *err)
     if (!a->txn.open || m.lsn != a->txn.commit_lsn)
         return error_set(err, ERR_PROTOCOL, "a COMMIT in the spool belongs to no transaction");
     a->txn.open = false;
-    if (a->txn.skip)
+    if (a->txn.done)
         return true;
     p->any = true;
     p->transactions++;
     p->commit_lsn = m.lsn;
     p->end_lsn = m.end_lsn;
     p->commit_time_us = m.time_us + EPOCH_2000_US;
-    return (!is_full(a) && p->transactions < MAX_TRANSACTIONS) || commit_pending(a, err);
+    bool enough = a->pending.flushed || is_full(a) || p->transactions >= MAX_TRANSACTIONS;
+    return !enough || commit_pending(a, err);
 }
 
 static bool take_relation(struct apply *a, struct error *err)
 {
     struct pgo_message m;
     return decode_here(a, &m, err) && relations_learn(a->relations, &m, err);
+}
+
+/* Comes right after BEGIN. A change that went over must not come back. */
+static bool take_origin(struct apply *a, struct error *err)
+{
+    struct pgo_message m;
+
+    if (!decode_here(a, &m, err))
+        return false;
+    a->txn.own = origin_is_ours(a->o.run, m.name);
+    return true;
 }
 
 static bool take_marker(struct apply *a, const struct relation *r, struct error *err)
@@ -200,7 +213,10 @@ static bool take_change(struct apply *a, struct error *err)
         !batch_add(a->batch, r, &m, a->txn.commit_lsn, err))
         return false;
     count(&a->pending, data[0]);
-    return !is_full(a) || batch_flush(a->batch, a->pg, err);
+    if (!is_full(a))
+        return true;
+    a->pending.flushed = true;
+    return batch_flush(a->batch, a->pg, err);
 }
 
 static bool take_truncate(struct apply *a, struct error *err)
@@ -225,6 +241,7 @@ static bool take_truncate(struct apply *a, struct error *err)
             tables[n++] = r->mt;
     }
     if (ok && n > 0) {
+        a->pending.flushed = true;
         ok = batch_flush(a->batch, a->pg, err) &&
              batch_truncate(a->batch, a->pg, tables, n, m.truncate_options, a->txn.commit_lsn, err);
         a->pending.truncates++;
@@ -236,7 +253,7 @@ static bool take_truncate(struct apply *a, struct error *err)
 static bool take_message(struct apply *a, struct error *err)
 {
     char type = message_type(&a->record);
-    bool passed = a->txn.open && a->txn.skip;
+    bool passed = a->txn.open && (a->txn.done || a->txn.own);
 
     switch (type) {
     case PGO_BEGIN:
@@ -254,8 +271,9 @@ static bool take_message(struct apply *a, struct error *err)
         if (!a->txn.open)
             return error_set(err, ERR_PROTOCOL, "a change in the spool belongs to no transaction");
         return type == PGO_TRUNCATE ? take_truncate(a, err) : take_change(a, err);
-    case PGO_TYPE:
     case PGO_ORIGIN:
+        return take_origin(a, err);
+    case PGO_TYPE:
     case PGO_MESSAGE:
         return true;
     default:

@@ -169,10 +169,15 @@ bool step_restore_undo(void *ctx, struct error *err)
     }
     if (!creates_green(c))
         return side_connect(c, &c->green, err) && server_empty_database(c->green.pg, c->names.run, err);
-    side_disconnect(&c->green);
     if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run, err))
         return false;
-    return !exists || !ours || server_drop_database(c->green.conninfo, c->green.dbname, c->names.run, err);
+    if (!exists || !ours)
+        return true;
+    /* A replication origin belongs to the cluster: it would outlive the database. */
+    if (!side_connect(c, &c->green, err) || !apply_drop_origin(c->green.pg, c->names.run, err))
+        return false;
+    side_disconnect(&c->green);
+    return server_drop_database(c->green.conninfo, c->green.dbname, c->names.run, err);
 }
 
 bool step_restore_attach(void *ctx, struct error *err)

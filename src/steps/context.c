@@ -101,17 +101,21 @@ bool cutover_open(struct cutover *c, struct playbook *pb, struct rundir *dir, bo
 
 bool cutover_open_traffic(struct cutover *c, struct error *err)
 {
-    struct traffic_context context = {
-        .run = c->names.run,
-        .two_versions = strcmp(playbook_str(cutover_section(c, "app"), "compatible"), "switch") == 0};
+    const char *compatible = playbook_str(cutover_section(c, "app"), "compatible");
+    char *log = c->dir.path ? cutover_file(c, "logs/commands.log") : NULL;
+    struct traffic_context context = {.run = c->names.run,
+                                      .two_versions = strcmp(compatible, "switch") == 0,
+                                      .log_path = log,
+                                      .pause_us = playbook_us(cutover_section(c, "thresholds"), "write_pause")};
     size_t n = playbook_count(c->pb, "traffic");
+    bool ok = true;
 
     if (!c->traffic)
         c->traffic = xcalloc(n + 1, sizeof *c->traffic);
-    for (; c->ntraffic < n; c->ntraffic++)
-        if (!traffic_open(&c->traffic[c->ntraffic], playbook_at(c->pb, "traffic", c->ntraffic), &context, err))
-            return false;
-    return true;
+    for (; ok && c->ntraffic < n; c->ntraffic += ok)
+        ok = traffic_open(&c->traffic[c->ntraffic], playbook_at(c->pb, "traffic", c->ntraffic), &context, err);
+    free(log);
+    return ok;
 }
 
 void side_disconnect(struct side *s)

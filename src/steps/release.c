@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "pg/facts.h"
 #include "pg/fence.h"
+#include "pg/front.h"
 #include "pg/position.h"
 #include "steps/commands.h"
 #include "steps/pause.h"
@@ -15,6 +16,7 @@
 
 #define SWITCH_MS 30000
 #define DROP_FENCE_MS 20000
+#define FRONT_DOOR_S 5
 
 /* After a crash the driver's state may be anything: idempotently to the side that is open. */
 static bool traffic_on(struct cutover *c, struct error *err)
@@ -43,6 +45,41 @@ static bool move_application(struct cutover *c, const char *key, struct error *e
             return error_push(err, "[deploy %s] %s", playbook_section_name(s), key);
     }
     return true;
+}
+
+/* As a client would, through the door that leads to the side that serves now. Nothing is undone for it. */
+static void probe_front_door(struct cutover *c)
+{
+    const struct pause *p = &c->pause;
+    bool two = strcmp(playbook_str(cutover_section(c, "app"), "compatible"), "switch") == 0;
+    const char *key = two && p->to_side == TRAFFIC_GREEN ? "new_front" : "front";
+
+    for (size_t i = 0; i < playbook_count(c->pb, "traffic"); i++) {
+        const struct playbook_section *s = playbook_at(c->pb, "traffic", i);
+        const char *door = playbook_str(s, key);
+        struct error err = {0};
+        uint64_t id = 0;
+
+        if (!door)
+            continue;
+        if (!front_system_id(door, FRONT_DOOR_S, &id, &err))
+            event_warn("[traffic %s] %s: %s", playbook_section_name(s), key, err.message);
+        else if (id != p->to->identity.system_id)
+            event_warn("[traffic %s] %s does not lead to %s", playbook_section_name(s), key, p->to->name);
+        else
+            event_info("[traffic %s] %s leads to %s", playbook_section_name(s), key, p->to->name);
+    }
+}
+
+static void retire_traffic(struct cutover *c)
+{
+    struct error err = {0};
+
+    for (size_t i = 0; i < c->ntraffic; i++)
+        if (!traffic_retire(c->traffic[i], &err)) {
+            event_warn("[traffic %s]: %s", traffic_name(c->traffic[i]), err.message);
+            error_clear(&err);
+        }
 }
 
 static bool end_pause(struct cutover *c, struct error *err)
@@ -105,6 +142,7 @@ bool step_release(void *ctx, struct error *err)
         !end_pause(c, err) || !journal_fact(c->journal, "released", "yes", err) ||
         !FAULT("release.released", err))
         return false;
+    probe_front_door(c);
     tidy_after_switch(c);
     return true;
 }
@@ -127,6 +165,7 @@ static bool give_blue_back(struct cutover *c, struct error *err)
            identity_restore(c->blue.pg, c->names.run, err) && guard_drop(c->blue.pg, c->names.run, err) &&
            slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&
+           apply_drop_origin(c->green.pg, c->names.run, err) &&
            facts_uninstall(c->blue.pg, c->names.run, err);
 }
 
@@ -139,6 +178,8 @@ bool step_rollback_release(void *ctx, struct error *err)
         !traffic_on(c, err) || !move_application(c, "move_back", err) || !end_pause(c, err) ||
         !FAULT("rollback.released", err))
         return false;
+    probe_front_door(c);
+    retire_traffic(c);
     return give_blue_back(c, err);
 }
 
@@ -147,6 +188,7 @@ static bool clean_green(struct cutover *c, struct error *err)
     return slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&
            fence_drop(c->green.pg, clock_in_ms(DROP_FENCE_MS), err) &&
+           apply_drop_origin(c->green.pg, c->names.run, err) &&
            facts_uninstall(c->green.pg, c->names.run, err);
 }
 
@@ -161,6 +203,9 @@ bool cutover_finish(struct cutover *c, bool unfence_blue, struct error *err)
     if (unfence_blue && (!fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) ||
                          !facts_uninstall(c->blue.pg, c->names.run, err)))
         return false;
+    if (!cutover_open_traffic(c, err))
+        return false;
+    retire_traffic(c);
     return rundir_end(c->journal, "finished", err);
 }
 

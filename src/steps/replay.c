@@ -20,25 +20,27 @@ bool step_prove(void *ctx, struct error *err)
 static bool wait_caught_up(struct cutover *c, struct error *err)
 {
     int64_t bound = playbook_bytes(cutover_section(c, "cutover"), "lag_bound");
-    int64_t first = -1, lag;
-    int64_t marker;
-    lsn_t lsn;
+    int64_t lag, marker;
+    lsn_t lsn, from = 0;
 
     /* A busy neighbour database moves the server's end without a change for us: the marker gives us one. */
     if (!marker_write(c->blue.pg, c->names.run, &marker, &lsn, err))
         return false;
     for (;;) {
         struct apply_stats a;
+        struct capture_stats s;
 
         if (!live_check(c, err))
             return false;
         apply_stats(c->apply, &a);
+        capture_stats(c->capture, &s);
         lag = live_lag_bytes(c);
         if (a.marker >= marker && lag >= 0 && lag <= bound)
             return true;
-        if (first < 0)
-            first = lag;
-        event_progress("replay", first > lag ? first - lag : 0, first, "bytes");
+        if (!from)
+            from = a.end_lsn;
+        if (from)
+            event_progress("replay", (int64_t) (a.end_lsn - from), (int64_t) (s.server_end - from), "bytes");
         clock_sleep_ms(20);
     }
 }

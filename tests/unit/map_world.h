@@ -1,6 +1,7 @@
 /*
- * map_world.h - two databases on a cluster, blue and green, for tests of the map: green is made as a restore makes it
- * (the same names, other numbers), its picture taken, migrated, and the map derived.
+ * map_world.h - two databases on a cluster, blue and green, for tests of the map: green is made as
+ * a restore makes it (the same names, other numbers), its picture taken, migrated, and the map
+ * derived.
  */
 #ifndef PGCUTOVER_TESTS_MAP_WORLD_H
 #define PGCUTOVER_TESTS_MAP_WORLD_H
@@ -18,6 +19,7 @@
 #include <cmocka.h>
 
 struct world {
+    char blue_name[16], green_name[16];
     PGconn *blue, *green;
     struct pg *pg; /* green's */
     struct catalog blue_cat, before, green_cat;
@@ -61,20 +63,26 @@ static inline void world_catalog(const char *dbname, struct catalog *out)
 
 static inline int world_new(void **state)
 {
+    static int number;
     struct world *w = xcalloc(1, sizeof *w);
+    char sql[64];
+    /* databases of their own for each test: dropping one costs a checkpoint */
+    snprintf(w->blue_name, sizeof w->blue_name, "blue%d", ++number);
+    snprintf(w->green_name, sizeof w->green_name, "green%d", number);
     PGconn *admin = cluster_client(&world_cluster, "postgres", "test");
-    world_sql(admin, "DROP DATABASE IF EXISTS blue WITH (FORCE)");
-    world_sql(admin, "DROP DATABASE IF EXISTS green WITH (FORCE)");
-    world_sql(admin, "CREATE DATABASE blue");
-    world_sql(admin, "CREATE DATABASE green");
+    snprintf(sql, sizeof sql, "CREATE DATABASE %s", w->blue_name);
+    world_sql(admin, sql);
+    snprintf(sql, sizeof sql, "CREATE DATABASE %s", w->green_name);
+    world_sql(admin, sql);
     PQfinish(admin);
-    w->blue = cluster_client(&world_cluster, "blue", "test");
-    w->green = cluster_client(&world_cluster, "green", "test");
+    w->blue = cluster_client(&world_cluster, w->blue_name, "test");
+    w->green = cluster_client(&world_cluster, w->green_name, "test");
     world_sql(w->blue, "SET client_min_messages = error");
     world_sql(w->green, "SET client_min_messages = error");
     /* other oids on green */
     world_sql(w->green, "CREATE TABLE noise (a int, b text, c serial); DROP TABLE noise");
-    if (!pg_open(&w->pg, world_cluster.conninfo, "green", PG_APPLY, "test", "map", NULL, &w->err))
+    if (!pg_open(&w->pg, world_cluster.conninfo, w->green_name, PG_APPLY, "test", "map", NULL,
+                 &w->err))
         fail_msg("%s", w->err.message);
     *state = w;
     return 0;
@@ -94,7 +102,8 @@ static inline int world_drop(void **state)
     return 0;
 }
 
-/* Both sides have schema; blue's tables went through only_blue first, so that their attnums differ. */
+/* Both sides have schema; blue's tables went through only_blue first, so that their attnums differ.
+ */
 static inline void world_migrate(struct world *w, const char *only_blue, const char *schema,
                                  const char *migration)
 {
@@ -104,20 +113,21 @@ static inline void world_migrate(struct world *w, const char *only_blue, const c
     if (only_blue)
         world_sql(w->blue, only_blue);
     world_sql(w->green, schema);
-    world_catalog("green", &now);
+    world_catalog(w->green_name, &now);
     if (!catalog_save_before(w->pg, &now, &w->err) ||
         !catalog_load_before(w->pg, &w->before, &found, &w->err))
         fail_msg("%s", w->err.message);
     assert_true(found);
     catalog_release(&now);
     world_sql(w->green, migration);
-    world_catalog("blue", &w->blue_cat);
-    world_catalog("green", &w->green_cat);
+    world_catalog(w->blue_name, &w->blue_cat);
+    world_catalog(w->green_name, &w->green_cat);
 }
 
 static inline bool world_try_derive(struct world *w, const struct map_rule *rules, size_t n)
 {
-    bool ok = map_derive(&w->map, &w->blue_cat, &w->before, &w->green_cat, rules, n, w->pg, &w->err);
+    bool ok =
+        map_derive(&w->map, &w->blue_cat, &w->before, &w->green_cat, rules, n, w->pg, &w->err);
     /* nothing of ours stays on green, and the session is as it was */
     PGresult *res = PQexec(w->green, "SELECT count(*) FROM pg_class WHERE relname ~ '^pgcutover_'");
     assert_string_equal(PQgetvalue(res, 0, 0), "0");
@@ -140,14 +150,17 @@ static inline const struct map_table *world_table(struct world *w, const char *n
     return mt;
 }
 
-/* "id<-id total_cents<-!(total * 100) note<-~r.x | created:V": ! a rule, ~ a cast, ? volatile; then rest columns with
- * N C V G. */
+/* "id<-id total_cents<-!(total * 100) note<-~r.x | created:V": ! a rule, ~ a cast, ? volatile; then
+ * rest columns with N C V G. */
 static inline void world_shape(const struct map_table *mt, struct strbuf *sb)
 {
     for (size_t c = 0; c < mt->ncolumns; c++) {
         const struct map_column *col = &mt->columns[c];
         strbuf_addf(sb, "%s%s<-%s%s%s", c ? " " : "", col->target->name,
-                    col->volatile_value ? "?" : "", col->rule ? "!" : col->same_type ? "" : "~",
+                    col->volatile_value ? "?" : "",
+                    col->rule        ? "!"
+                    : col->same_type ? ""
+                                     : "~",
                     col->source ? col->source->name : col->expr);
     }
     for (size_t i = 0; i < mt->nrest; i++)
@@ -175,7 +188,8 @@ static inline void assert_has(const char *text, const char *part)
 }
 
 /* A statement of the map, with arrays as text; the rows affected, or -1 and the SQLSTATE in err. */
-static inline int64_t world_apply(struct world *w, struct strbuf *sql, int n, const char *const *arrays)
+static inline int64_t world_apply(struct world *w, struct strbuf *sql, int n,
+                                  const char *const *arrays)
 {
     PGresult *res = NULL;
     int64_t affected = -1;
@@ -188,7 +202,7 @@ static inline int64_t world_apply(struct world *w, struct strbuf *sql, int n, co
 }
 
 #define APPLY(w, sql, ...)                                                                         \
-    world_apply(w, sql, (int) (sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)),        \
+    world_apply(w, sql, (int) (sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)),       \
                 (const char *const[]){__VA_ARGS__})
 
 /* The one value of a query on green, under the pinned settings. */

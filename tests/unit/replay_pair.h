@@ -214,12 +214,6 @@ static inline void pair_sync(struct pair *p)
     check(marker_write(p->blue_pg, RUN, &n, &lsn, &err), &err);
     if (!apply_wait_marker(p->apply, n, clock_in_ms(60000), &err)) {
         struct error captured = {0};
-        struct apply_stats st = {0};
-        struct capture_stats cs = {0};
-        apply_stats(p->apply, &st);
-        capture_stats(p->capture, &cs);
-        fprintf(stderr, "DEBUG apply idle=%d held=%d commit=%lx end=%lx last=%lx marker=%ld tx=%ld batches=%ld redone=%ld ins=%ld upd=%ld del=%ld; spool last=%lx end=%lx; capture conn=%d recv=%lx srv=%lx rec=%d\n",
-            st.idle, st.held, st.commit_lsn, st.end_lsn, st.last_change_lsn, st.marker, st.transactions, st.batches, st.redone, st.inserts, st.updates, st.deletes, spool_last_commit(p->spool), spool_end(p->spool), cs.connected, cs.received, cs.server_end, cs.reconnects);
         check(capture_error(p->capture, &captured), &captured);
         check(false, &err);
     }

@@ -1,4 +1,5 @@
-/* The text of generated statements, from maps made by hand. That they do what they say is tested on a server. */
+/* The text of generated statements, from maps made by hand. That they do what they say is tested on
+ * a server. */
 #include "map/project.h"
 
 #include "base/alloc.h"
@@ -21,7 +22,8 @@ struct hand_made {
     struct map_table mt;
 };
 
-static struct cat_column column(const char *name, const char *sql_name, Oid type, const char *type_sql)
+static struct cat_column column(const char *name, const char *sql_name, Oid type,
+                                const char *type_sql)
 {
     struct cat_column c = {.type = type, .text_cast_ok = true, .has_equality = true};
     c.name = xstrdup(name);
@@ -109,10 +111,12 @@ static void rows(void **state)
     bool present[3] = {true, false, true}, raw[3] = {false, false, true};
     bool want[3] = {true, false, false};
     project_rows(&sb, &h->mt, present, NULL, raw, 4);
-    check(&sb, "(SELECT u.pgcutover_o AS o, (r.\"id\") AS v0, (r.\"Note\") AS v2, u.pgcutover_x2 AS raw2 "
-               "FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_x2, "
-               "pgcutover_o), LATERAL (SELECT u.pgcutover_x0::integer AS \"id\", "
-               "u.pgcutover_x2::text AS \"Note\") AS r) AS e");
+    check(
+        &sb,
+        "(SELECT u.pgcutover_o AS o, (r.\"id\") AS v0, (r.\"Note\") AS v2, u.pgcutover_x2 AS raw2 "
+        "FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_x2, "
+        "pgcutover_o), LATERAL (SELECT u.pgcutover_x0::integer AS \"id\", "
+        "u.pgcutover_x2::text AS \"Note\") AS r) AS e");
     project_rows(&sb, &h->mt, NULL, want, NULL, 1);
     check(&sb, "(SELECT u.pgcutover_o AS o, (r.\"id\") AS v0 FROM " ALL_ROW ") AS e");
 }
@@ -123,8 +127,10 @@ static void a_table_without_columns_is_one_row(void **state)
     struct strbuf sb = {0};
     h->mt.nsource = h->mt.ncolumns = 0;
     project_insert(&sb, &h->mt, NULL);
-    check(&sb, "INSERT INTO sales.po OVERRIDING SYSTEM VALUE SELECT  FROM (SELECT u.pgcutover_o AS o FROM "
-               "(SELECT 1::bigint) AS u(pgcutover_o), LATERAL (SELECT ) AS r) AS e ORDER BY e.o");
+    check(
+        &sb,
+        "INSERT INTO sales.po OVERRIDING SYSTEM VALUE SELECT  FROM (SELECT u.pgcutover_o AS o FROM "
+        "(SELECT 1::bigint) AS u(pgcutover_o), LATERAL (SELECT ) AS r) AS e ORDER BY e.o");
 }
 
 static void insert(void **state)
@@ -132,9 +138,11 @@ static void insert(void **state)
     struct hand_made *h = *state;
     struct strbuf sb = {0};
     project_insert(&sb, &h->mt, NULL);
-    check(&sb, "INSERT INTO sales.po (no, cents, remark) OVERRIDING SYSTEM VALUE SELECT e.v0, e.v1, e.v2 "
-               "FROM (SELECT u.pgcutover_o AS o, (r.\"id\") AS v0, ((total * 100)::bigint) AS v1, "
-               "(r.\"Note\") AS v2 FROM " ALL_ROW ") AS e ORDER BY e.o");
+    check(
+        &sb,
+        "INSERT INTO sales.po (no, cents, remark) OVERRIDING SYSTEM VALUE SELECT e.v0, e.v1, e.v2 "
+        "FROM (SELECT u.pgcutover_o AS o, (r.\"id\") AS v0, ((total * 100)::bigint) AS v1, "
+        "(r.\"Note\") AS v2 FROM " ALL_ROW ") AS e ORDER BY e.o");
 }
 
 static void update_leaves_out_what_was_not_sent(void **state)
@@ -143,11 +151,13 @@ static void update_leaves_out_what_was_not_sent(void **state)
     struct strbuf sb = {0};
     bool present[3] = {true, true, false}, key_only[3] = {true, false, false};
     assert_true(project_update(&sb, &h->mt, present));
-    check(&sb, "UPDATE ONLY sales.po AS t SET cents = e.v1 FROM (SELECT u.pgcutover_o AS o, "
-               "(r.\"id\") AS v0, ((total * 100)::bigint) AS v1 FROM unnest($1::text[], $2::text[]) WITH "
-               "ORDINALITY AS u(pgcutover_x0, pgcutover_x1, pgcutover_o), LATERAL (SELECT "
-               "u.pgcutover_x0::integer AS \"id\", u.pgcutover_x1::numeric AS \"total\") AS r) AS e "
-               "WHERE t.no = (e.v0)::bigint");
+    check(
+        &sb,
+        "UPDATE ONLY sales.po AS t SET cents = e.v1 FROM (SELECT u.pgcutover_o AS o, "
+        "(r.\"id\") AS v0, ((total * 100)::bigint) AS v1 FROM unnest($1::text[], $2::text[]) WITH "
+        "ORDINALITY AS u(pgcutover_x0, pgcutover_x1, pgcutover_o), LATERAL (SELECT "
+        "u.pgcutover_x0::integer AS \"id\", u.pgcutover_x1::numeric AS \"total\") AS r) AS e "
+        "WHERE t.no = (e.v0)::bigint");
     assert_false(project_update(&sb, &h->mt, key_only));
     assert_int_equal(sb.len, 0);
 }
@@ -182,16 +192,21 @@ static void delete_and_rekey(void **state)
     h->columns[0].same_type = true;
     h->columns[0].equals = (char[]){"OPERATOR(public.=)"};
     project_delete(&sb, &h->mt);
-    check(&sb, "DELETE FROM sales.po AS t USING (SELECT u.pgcutover_o AS o, (r.\"id\") AS v0 FROM "
-               "unnest($1::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_o), LATERAL (SELECT "
-               "u.pgcutover_x0::integer AS \"id\") AS r) AS e WHERE t.no OPERATOR(public.=) e.v0");
+    check(&sb,
+          "DELETE FROM sales.po AS t USING (SELECT u.pgcutover_o AS o, (r.\"id\") AS v0 FROM "
+          "unnest($1::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_o), LATERAL (SELECT "
+          "u.pgcutover_x0::integer AS \"id\") AS r) AS e WHERE t.no OPERATOR(public.=) e.v0");
     project_rekey(&sb, &h->mt, present);
-    check(&sb, "UPDATE sales.po AS t SET no = e.v0, remark = e.v2 FROM (SELECT u.pgcutover_o AS o, "
-               "(r.\"id\") AS v0 FROM unnest($1::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_o), "
-               "LATERAL (SELECT u.pgcutover_x0::integer AS \"id\") AS r) AS k, (SELECT u.pgcutover_o AS o, "
-               "(r.\"id\") AS v0, (r.\"Note\") AS v2 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS "
-               "u(pgcutover_x0, pgcutover_x2, pgcutover_o), LATERAL (SELECT u.pgcutover_x0::integer AS "
-               "\"id\", u.pgcutover_x2::text AS \"Note\") AS r) AS e WHERE t.no OPERATOR(public.=) k.v0");
+    check(
+        &sb,
+        "UPDATE sales.po AS t SET no = e.v0, remark = e.v2 FROM (SELECT u.pgcutover_o AS o, "
+        "(r.\"id\") AS v0 FROM unnest($1::text[]) WITH ORDINALITY AS u(pgcutover_x0, pgcutover_o), "
+        "LATERAL (SELECT u.pgcutover_x0::integer AS \"id\") AS r) AS k, (SELECT u.pgcutover_o AS "
+        "o, "
+        "(r.\"id\") AS v0, (r.\"Note\") AS v2 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY "
+        "AS "
+        "u(pgcutover_x0, pgcutover_x2, pgcutover_o), LATERAL (SELECT u.pgcutover_x0::integer AS "
+        "\"id\", u.pgcutover_x2::text AS \"Note\") AS r) AS e WHERE t.no OPERATOR(public.=) k.v0");
 }
 
 static void canonical_text(void **state)

@@ -1,7 +1,10 @@
 /* The generated statements, executed on green against real rows. */
 #include "map_world.h"
 
-#define RULE(name, ...) {.section = name, .line = 7, __VA_ARGS__}
+#define RULE(name, ...)                                                                            \
+    {                                                                                              \
+        .section = name, .line = 7, __VA_ARGS__                                                    \
+    }
 #define UP(...)                                                                                    \
     .up = (struct map_up[]){__VA_ARGS__},                                                          \
     .nup = sizeof((struct map_up[]){__VA_ARGS__}) / sizeof(struct map_up)
@@ -9,8 +12,9 @@
 /* All of a table as text, in order of its columns. */
 static void assert_rows(struct world *w, const char *table, const char *expected)
 {
-    char *sql = xstrfmt("SELECT pg_catalog.string_agg(t::text, ' ' ORDER BY t::text COLLATE \"C\") FROM %s AS t",
-                        table);
+    char *sql = xstrfmt(
+        "SELECT pg_catalog.string_agg(t::text, ' ' ORDER BY t::text COLLATE \"C\") FROM %s AS t",
+        table);
     assert_green(w, sql, expected);
     free(sql);
 }
@@ -28,21 +32,25 @@ static void a_table_through_its_life(void **state)
     struct world *w = *state;
     struct strbuf sql = {0};
     bool without_note[4] = {true, true, false, true};
-    world_migrate(w, NULL, "CREATE TABLE t (id int PRIMARY KEY, total numeric(10,2), note text, old int)",
-                  "ALTER TABLE t RENAME TO po; ALTER TABLE po ALTER id TYPE bigint; ALTER TABLE po DROP old;"
-                  "ALTER TABLE po ADD cents int; ALTER TABLE po DROP total; ALTER TABLE po RENAME note TO remark;"
-                  "ALTER TABLE po ADD up text GENERATED ALWAYS AS (upper(remark)) STORED;"
-                  "ALTER TABLE po ADD at timestamptz NOT NULL DEFAULT '2020-01-01'");
+    world_migrate(
+        w, NULL, "CREATE TABLE t (id int PRIMARY KEY, total numeric(10,2), note text, old int)",
+        "ALTER TABLE t RENAME TO po; ALTER TABLE po ALTER id TYPE bigint; ALTER TABLE po DROP old;"
+        "ALTER TABLE po ADD cents int; ALTER TABLE po DROP total; ALTER TABLE po RENAME note TO "
+        "remark;"
+        "ALTER TABLE po ADD up text GENERATED ALWAYS AS (upper(remark)) STORED;"
+        "ALTER TABLE po ADD at timestamptz NOT NULL DEFAULT '2020-01-01'");
     const struct map_rule rule = RULE("public.t", UP({"cents", "(total * 100)::bigint"}));
     world_derive(w, &rule, 1);
     const struct map_table *mt = resolved(w, "t");
     project_insert(&sql, mt, NULL);
-    assert_int_equal(APPLY(w, &sql, "{1,2,3}", "{1.5,NULL,0.01}", "{a,NULL,\"c,\\\"\"}", "{9,9,NULL}"), 3);
+    assert_int_equal(
+        APPLY(w, &sql, "{1,2,3}", "{1.5,NULL,0.01}", "{a,NULL,\"c,\\\"\"}", "{9,9,NULL}"), 3);
     assert_rows(w, "public.po",
                 "(1,a,150,A,\"2020-01-01 00:00:00+00\") (2,,,,\"2020-01-01 00:00:00+00\") "
                 "(3,\"c,\"\"\",1,\"C,\"\"\",\"2020-01-01 00:00:00+00\")");
     assert_true(project_update(&sql, mt, without_note));
-    assert_int_equal(APPLY(w, &sql, "{3,1,77}", "{NULL,2,3}", "{1,1,1}"), 2); /* 77 is not there: counted */
+    assert_int_equal(APPLY(w, &sql, "{3,1,77}", "{NULL,2,3}", "{1,1,1}"),
+                     2); /* 77 is not there: counted */
     assert_rows(w, "public.po",
                 "(1,a,200,A,\"2020-01-01 00:00:00+00\") (2,,,,\"2020-01-01 00:00:00+00\") "
                 "(3,\"c,\"\"\",,\"C,\"\"\",\"2020-01-01 00:00:00+00\")");
@@ -61,8 +69,9 @@ static void lengths_are_checked_by_assignment(void **state)
 {
     struct world *w = *state;
     struct strbuf sql = {0};
-    world_migrate(w, NULL, "CREATE TABLE t (id int PRIMARY KEY, v varchar(10), c char(2), n numeric(6,3))",
-                  "ALTER TABLE t ALTER v TYPE varchar(3), ALTER c TYPE char(4), ALTER n TYPE numeric(6,1)");
+    world_migrate(
+        w, NULL, "CREATE TABLE t (id int PRIMARY KEY, v varchar(10), c char(2), n numeric(6,3))",
+        "ALTER TABLE t ALTER v TYPE varchar(3), ALTER c TYPE char(4), ALTER n TYPE numeric(6,1)");
     world_derive(w, NULL, 0);
     const struct map_table *mt = resolved(w, "t");
     project_insert(&sql, mt, NULL);
@@ -73,21 +82,34 @@ static void lengths_are_checked_by_assignment(void **state)
     assert_rows(w, "public.t", "(1,abc,\"a   \",1.3) (2,\"ab \",,NaN)");
 }
 
-/* What the target would hold, as text, is what it holds; a value that is too long is not cut to look equal. */
+/* What the target would hold, as text, is what it holds; a value that is too long is not cut to
+ * look equal. */
 static void texts_agree(void **state)
 {
     struct world *w = *state;
     struct strbuf sql = {0};
-    world_migrate(w, NULL,
-                  "CREATE TABLE t (id int PRIMARY KEY, v varchar(10), c char(2), n numeric(6,3), b bool, i inet,"
-                  "o \"char\", f float8, x xml, ts timestamptz, by bytea, nm name, s text)",
-                  "ALTER TABLE t ALTER v TYPE varchar(3), ALTER c TYPE char(4), ALTER n TYPE numeric(6,1),"
-                  "ALTER b TYPE text, ALTER ts TYPE timestamp(0), ALTER s TYPE char(3) USING left(s, 3)");
+    world_migrate(
+        w, NULL,
+        "CREATE TABLE t (id int PRIMARY KEY, v varchar(10), c char(2), n numeric(6,3), b bool, i "
+        "inet,"
+        "o \"char\", f float8, x xml, ts timestamptz, by bytea, nm name, s text)",
+        "ALTER TABLE t ALTER v TYPE varchar(3), ALTER c TYPE char(4), ALTER n TYPE numeric(6,1),"
+        "ALTER b TYPE text, ALTER ts TYPE timestamp(0), ALTER s TYPE char(3) USING left(s, 3)");
     world_derive(w, NULL, 0);
     const struct map_table *mt = resolved(w, "t");
-    const char *row[] = {"{1,2}", "{\"abc  \",NULL}", "{a,NULL}", "{1.26,NULL}", "{t,NULL}", "{10.0.0.1,NULL}",
-                         "{q,NULL}", "{0.30000000000000004,NULL}", "{\"<?xml version=\\\"1.0\\\"?><a/>\",NULL}",
-                         "{\"2024-03-02 01:02:03.6+00\",NULL}", "{\"\\\\\\\\x00ff\",NULL}", "{nm,NULL}", "{ab,NULL}"};
+    const char *row[] = {"{1,2}",
+                         "{\"abc  \",NULL}",
+                         "{a,NULL}",
+                         "{1.26,NULL}",
+                         "{t,NULL}",
+                         "{10.0.0.1,NULL}",
+                         "{q,NULL}",
+                         "{0.30000000000000004,NULL}",
+                         "{\"<?xml version=\\\"1.0\\\"?><a/>\",NULL}",
+                         "{\"2024-03-02 01:02:03.6+00\",NULL}",
+                         "{\"\\\\\\\\x00ff\",NULL}",
+                         "{nm,NULL}",
+                         "{ab,NULL}"};
     const char *longer[13];
     project_insert(&sql, mt, NULL);
     assert_int_equal(world_apply(w, &sql, 13, row), 2);
@@ -128,11 +150,13 @@ static void enums_and_casts(void **state)
 {
     struct world *w = *state;
     struct strbuf sql = {0};
-    world_migrate(w, NULL,
-                  "CREATE TYPE st AS ENUM ('new', 'paid'); CREATE TABLE t (id int PRIMARY KEY, s text, e st)",
-                  "CREATE TYPE st2 AS ENUM ('fresh', 'paid', 'none'); ALTER TABLE t ALTER s TYPE st2 USING 'none',"
-                  "ALTER e TYPE st2 USING (CASE e::text WHEN 'new' THEN 'fresh' ELSE e::text END)::st2;"
-                  "DROP TYPE st; ALTER TYPE st2 RENAME TO st");
+    world_migrate(
+        w, NULL,
+        "CREATE TYPE st AS ENUM ('new', 'paid'); CREATE TABLE t (id int PRIMARY KEY, s text, e st)",
+        "CREATE TYPE st2 AS ENUM ('fresh', 'paid', 'none'); ALTER TABLE t ALTER s TYPE st2 USING "
+        "'none',"
+        "ALTER e TYPE st2 USING (CASE e::text WHEN 'new' THEN 'fresh' ELSE e::text END)::st2;"
+        "DROP TYPE st; ALTER TYPE st2 RENAME TO st");
     const struct map_rule rule =
         RULE("public.t", UP({"s", "'none'"}, {"e", "CASE e WHEN 'new' THEN 'fresh' ELSE e END"}));
     world_derive(w, &rule, 1);
@@ -154,8 +178,10 @@ static void identity_always(void **state)
     struct strbuf sql = {0};
     bool id_and_a[3] = {true, true, false};
     world_migrate(w, NULL,
-                  "CREATE TABLE t (id int PRIMARY KEY, a text, n int NOT NULL); CREATE TABLE k (n int, a text)",
-                  "ALTER TABLE t ALTER id ADD GENERATED ALWAYS AS IDENTITY; ALTER TABLE t ADD g text GENERATED ALWAYS "
+                  "CREATE TABLE t (id int PRIMARY KEY, a text, n int NOT NULL); CREATE TABLE k (n "
+                  "int, a text)",
+                  "ALTER TABLE t ALTER id ADD GENERATED ALWAYS AS IDENTITY; ALTER TABLE t ADD g "
+                  "text GENERATED ALWAYS "
                   "AS (a || n) STORED, ADD u int DEFAULT 5; "
                   "ALTER TABLE k ALTER n SET NOT NULL, ALTER n ADD GENERATED ALWAYS AS IDENTITY");
     world_derive(w, NULL, 0);
@@ -185,7 +211,8 @@ static void an_identity_that_is_no_key_changes(void **state)
     struct world *w = *state;
     struct strbuf sql = {0};
     world_migrate(w, NULL, "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, a text)",
-                  "ALTER TABLE t ALTER n ADD GENERATED ALWAYS AS IDENTITY; ALTER TABLE t ADD u int DEFAULT 5");
+                  "ALTER TABLE t ALTER n ADD GENERATED ALWAYS AS IDENTITY; ALTER TABLE t ADD u int "
+                  "DEFAULT 5");
     world_derive(w, NULL, 0);
     const struct map_table *mt = resolved(w, "t");
     project_insert(&sql, mt, NULL);
@@ -200,10 +227,12 @@ static void without_a_key_one_row_is_hit(void **state)
 {
     struct world *w = *state;
     struct strbuf sql = {0};
-    world_migrate(w, NULL, "CREATE TABLE t (a int, b text, f float8); CREATE TABLE p (a int, b text)",
-                  "CREATE INDEX ON t (a); ALTER TABLE t ADD c int DEFAULT 1; ALTER TABLE t RENAME b TO bb;"
-                  "DROP TABLE p; CREATE TABLE p (b text, a bigint) PARTITION BY LIST (a);"
-                  "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)");
+    world_migrate(
+        w, NULL, "CREATE TABLE t (a int, b text, f float8); CREATE TABLE p (a int, b text)",
+        "CREATE INDEX ON t (a); ALTER TABLE t ADD c int DEFAULT 1; ALTER TABLE t RENAME b TO bb;"
+        "DROP TABLE p; CREATE TABLE p (b text, a bigint) PARTITION BY LIST (a);"
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR "
+        "VALUES IN (2)");
     world_derive(w, NULL, 0);
     const struct map_table *mt = resolved(w, "t");
     assert_true(mt->columns[0].indexed);
@@ -234,9 +263,10 @@ static void odd_names_types_and_many_columns(void **state)
     strbuf_addstr(&schema, "CREATE TABLE wide (id int PRIMARY KEY");
     for (int i = 1; i < 1600; i++)
         strbuf_addf(&schema, ", c%d int", i);
-    strbuf_addstr(&schema,
-                  "); CREATE TYPE \"My Type\" AS (a int, b text); CREATE TABLE \"T t\" (\"select\" int PRIMARY KEY,"
-                  "\"A \"\"b\" \"My Type\"[], u int, o int, pgcutover int, r int4range); CREATE TABLE nothing ()");
+    strbuf_addstr(&schema, "); CREATE TYPE \"My Type\" AS (a int, b text); CREATE TABLE \"T t\" "
+                           "(\"select\" int PRIMARY KEY,"
+                           "\"A \"\"b\" \"My Type\"[], u int, o int, pgcutover int, r int4range); "
+                           "CREATE TABLE nothing ()");
     world_migrate(w, NULL, schema.data,
                   "ALTER TABLE wide ALTER c9 TYPE bigint; ALTER TABLE \"T t\" RENAME u TO x;"
                   "ALTER TYPE \"My Type\" RENAME TO \"Your Type\"; ALTER TABLE \"T t\" ADD z text;"
@@ -246,7 +276,8 @@ static void odd_names_types_and_many_columns(void **state)
     world_derive(w, &rule, 1);
     const struct map_table *mt = resolved(w, "T t");
     project_insert(&sql, mt, NULL);
-    assert_int_equal(APPLY(w, &sql, "{1}", "{\"{\\\"(1,x)\\\"}\"}", "{2}", "{3}", "{4}", "{\"[1,5)\"}"), 1);
+    assert_int_equal(
+        APPLY(w, &sql, "{1}", "{\"{\\\"(1,x)\\\"}\"}", "{2}", "{3}", "{4}", "{\"[1,5)\"}"), 1);
     assert_rows(w, "public.\"T t\"", "(1,\"{\"\"(1,x)\"\"}\",2,3,4,\"[1,5)\",\"6[1,5)\")");
     mt = resolved(w, "wide");
     const char *arrays[1600];
@@ -254,7 +285,8 @@ static void odd_names_types_and_many_columns(void **state)
         arrays[i] = i ? "{NULL,3}" : "{1,2}";
     project_insert(&sql, mt, NULL);
     assert_int_equal(world_apply(w, &sql, 1600, arrays), 2);
-    assert_green(w, "SELECT id || '/' || c9 || '/' || c1599 FROM public.wide WHERE c1 IS NOT NULL", "2/3/3");
+    assert_green(w, "SELECT id || '/' || c9 || '/' || c1599 FROM public.wide WHERE c1 IS NOT NULL",
+                 "2/3/3");
     mt = resolved(w, "nothing");
     project_insert(&sql, mt, NULL);
     assert_int_equal(world_apply(w, &sql, 0, NULL), 1);
@@ -265,12 +297,15 @@ static void odd_names_types_and_many_columns(void **state)
     assert_rows(w, "public.nothing", "(3)");
 }
 
-/* An equality outside search_path (citext's lives in public) is named with its schema, and its index is used. */
+/* An equality outside search_path (citext's lives in public) is named with its schema, and its
+ * index is used. */
 static void equality_of_an_extension(void **state)
 {
     struct world *w = *state;
     struct strbuf sql = {0};
-    world_migrate(w, NULL, "CREATE EXTENSION citext; CREATE DOMAIN mail AS citext; CREATE TABLE t (m mail PRIMARY KEY, a int)",
+    world_migrate(w, NULL,
+                  "CREATE EXTENSION citext; CREATE DOMAIN mail AS citext; CREATE TABLE t (m mail "
+                  "PRIMARY KEY, a int)",
                   "ALTER TABLE t RENAME a TO b");
     world_derive(w, NULL, 0);
     const struct map_table *mt = resolved(w, "t");
@@ -280,7 +315,8 @@ static void equality_of_an_extension(void **state)
     assert_int_equal(APPLY(w, &sql, "{A,b}", "{1,2}"), 2);
     project_rekey(&sql, mt, NULL);
     assert_int_equal(APPLY(w, &sql, "{a}", "{AA}", "{3}"), 1);
-    world_sql(w->green, "INSERT INTO t SELECT i::text, i FROM generate_series(1, 5000) AS i; ANALYZE t");
+    world_sql(w->green,
+              "INSERT INTO t SELECT i::text, i FROM generate_series(1, 5000) AS i; ANALYZE t");
     strbuf_addstr(&sql, "EXPLAIN ");
     project_delete(&sql, mt);
     PGresult *res = NULL;
@@ -294,7 +330,8 @@ static void equality_of_an_extension(void **state)
     strbuf_release(&sql);
 }
 
-/* Rows bound in any number keep their order: what a default draws from a sequence is drawn in it. */
+/* Rows bound in any number keep their order: what a default draws from a sequence is drawn in it.
+ */
 static void order_is_kept(void **state)
 {
     struct world *w = *state;
@@ -303,7 +340,8 @@ static void order_is_kept(void **state)
     world_derive(w, NULL, 0);
     project_insert(&sql, resolved(w, "t"), NULL);
     assert_int_equal(APPLY(w, &sql, "{9,3,7,1}"), 4);
-    assert_green(w, "SELECT pg_catalog.string_agg(id::text, ',' ORDER BY n) FROM public.t", "9,3,7,1");
+    assert_green(w, "SELECT pg_catalog.string_agg(id::text, ',' ORDER BY n) FROM public.t",
+                 "9,3,7,1");
 }
 
 #define WORLD(f) cmocka_unit_test_setup_teardown(f, world_new, world_drop)

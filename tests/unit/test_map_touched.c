@@ -109,7 +109,8 @@ static void a_copy_leaves_all_in(void **state)
     touched_free(t);
 }
 
-/* Against a plain array of flags, with enough taking in between that slots shift and the ring turns. */
+/* Against a plain array of flags, with enough taking in between that slots shift and the ring
+ * turns. */
 static void holds_exactly_what_was_added(void **state)
 {
     (void) state;

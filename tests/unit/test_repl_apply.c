@@ -437,6 +437,27 @@ static void ddl_on_blue_stops_replay(void **state)
     pair_close(p);
 }
 
+/* What replay of the other direction wrote doesn't come back. */
+static void our_own_writing_is_passed_over(void **state)
+{
+    struct pair *p = open_pair(0);
+
+    (void) state;
+    sql(p->blue, "SELECT pg_replication_origin_create('pgcutover_test_1');"
+                 "SELECT pg_replication_origin_create('pgcutover_test_1x');"
+                 "SELECT pg_replication_origin_session_setup('pgcutover_test_1')");
+    sql(p->blue, "INSERT INTO pair VALUES (1, 'ours', 0)");
+    sql(p->blue, "SELECT pg_replication_origin_session_reset();"
+                 "SELECT pg_replication_origin_session_setup('pgcutover_test_1x')");
+    sql(p->blue, "INSERT INTO pair VALUES (1, 'another', 0)");
+    sql(p->blue, "SELECT pg_replication_origin_session_reset();"
+                 "SELECT pg_replication_origin_drop('pgcutover_test_1');"
+                 "SELECT pg_replication_origin_drop('pgcutover_test_1x')");
+    pair_sync(p);
+    is(p->green, "SELECT string_agg(b, ',') FROM pair WHERE aa = 1 AND v = 0", "another");
+    pair_close(p);
+}
+
 static void a_lone_change_does_not_wait(void **state)
 {
     struct pair *p = open_pair(0);
@@ -487,6 +508,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(conflicts_name_the_row),
         cmocka_unit_test(the_middle_of_the_spool_is_enough),
         cmocka_unit_test(ddl_on_blue_stops_replay),
+        cmocka_unit_test(our_own_writing_is_passed_over),
         cmocka_unit_test(a_lone_change_does_not_wait),
     };
     return cmocka_run_group_tests(tests, start, stop);
