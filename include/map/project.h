@@ -63,5 +63,10 @@ void project_rekey(struct strbuf *sb, const struct map_table *mt, const bool *pr
  * project_update. */
 bool project_update_row(struct strbuf *sb, const struct map_table *mt, const bool *present);
 void project_delete_row(struct strbuf *sb, const struct map_table *mt);
+/* The same for arrays of any length, in one pass over the table: each old row hits another physical
+ * row. No old row may equal a new one of the same statement. update: false when it can't be said so
+ * (nothing to set, an identity ALWAYS among the columns); nothing was emitted. */
+bool project_update_rows(struct strbuf *sb, const struct map_table *mt, const bool *present);
+void project_delete_rows(struct strbuf *sb, const struct map_table *mt);
 
 #endif

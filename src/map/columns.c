@@ -88,13 +88,11 @@ static void derive_source(struct derive *d, struct map_table *mt, struct link *l
     for (size_t i = 0; i < source->ncolumns; i++) {
         const struct cat_column *column = &source->columns[i];
         const struct cat_column *was = link->before ? cat_column(link->before, column->name) : NULL;
-        if (!was && link->before) {
-            say_unresolved(
-                link,
-                "green had no column %s before the migrations: the clone is older than the "
-                "column; clone again",
-                column->sql_name);
-        }
+        if (!was && link->before)
+            say_unresolved(link,
+                           "green had no column %s before the migrations: the clone is older than "
+                           "the column; clone again",
+                           column->sql_name);
         if (column->generated)
             continue;
         const char *type = was ? oid_texts_find(&d->types, was->type) : NULL;

@@ -117,9 +117,12 @@ static struct step *new_step(struct batch *b, struct table *t)
 static void add_single(struct batch *b, struct table *t, struct change *c)
 {
     struct step *s = t->last;
+    bool keyed = t->mt->nsource_key > 0;
 
-    if (!s || !s->singles)
+    if (!s || (keyed ? !s->singles : images_have(s, t->mt, c->old)))
         s = new_step(b, t);
+    if (!keyed && c->op == OP_UPDATE)
+        images_add(b, s, t->mt, c->row);
     if (s->last_single)
         s->last_single->next_single = c;
     else
@@ -151,8 +154,11 @@ bool batch_add(struct batch *b, const struct relation *r, const struct pgo_messa
         add_single(b, c->table, c);
         return true;
     }
-    if (!c->table->last || c->table->last->singles)
+    bool keyed = r->mt->nsource_key > 0;
+    if (!c->table->last || (keyed && c->table->last->singles))
         new_step(b, c->table);
+    if (!keyed)
+        images_add(b, c->table->last, r->mt, c->row);
     row_apply(b, c->table, c);
     return true;
 }
@@ -233,8 +239,11 @@ bool batch_flush(struct batch *b, struct pg *pg, struct error *err)
     return true;
 }
 
+/* NULL: other tables' rows are there as well. */
 static const struct cat_table *truncated(const struct map_table *mt)
 {
+    if (mt->shared)
+        return NULL;
     if (mt->target_leaf)
         return mt->target_leaf;
     return mt->target && mt->target->relkind == 'r' ? mt->target : NULL;

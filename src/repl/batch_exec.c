@@ -142,9 +142,8 @@ static bool run_round(struct batch *b, struct pg *pg, struct error *err)
             if (t->at && t->at->nrows > 0 && !run_phase(b, pg, t, phase, err))
                 return false;
     for (struct table *t = b->first_table; t; t = t->next)
-        for (struct change *c = t->at ? t->at->singles : NULL; c; c = c->next_single)
-            if (!change_run(b, pg, c, err))
-                return false;
+        if (t->at && t->at->singles && !singles_run(b, pg, t, err))
+            return false;
     return true;
 }
 

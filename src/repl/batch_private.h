@@ -33,18 +33,29 @@ struct row {
     const struct pgo_value *values;
 };
 
+/* Hashes of the rows that a step of a table without a key makes. Equal hashes count as equal rows:
+ * at worst a step too many. */
+struct images {
+    uint64_t *slots; /* 0: empty */
+    size_t n, cap;
+};
+
+/* A set, then changes by themselves; of a table without a key both may be there: no change hits a
+ * row that its own step makes, so their order doesn't matter. */
 struct step {
     struct step *next;
-    struct row *rows, *last_row;          /* a set, or ... */
-    struct change *singles, *last_single; /* ... changes by themselves */
+    struct row *rows, *last_row;
+    struct change *singles, *last_single;
     size_t nrows;
+    struct images made;
 };
 
 /* A set of columns that updates carry, and the statements for it. Lives as long as the batch. */
 struct mask {
     bool *present;
     char *update, *rekey, *update_row; /* NULL: not made yet, or nothing to set */
-    bool made_update, made_update_row;
+    char *update_rows;                 /* NULL: not made yet, or can't be said so */
+    bool made_update, made_update_row, made_update_rows;
     int stale;   /* a column of the map of which only some needs are present, or -1 ... */
     int missing; /* ... and the source column that it lacks */
 };
@@ -57,7 +68,8 @@ struct table {
     struct step *steps, *last;
     const struct step *at; /* while the group is executed */
     bool *key_columns;     /* by source column */
-    char *insert, *delete, *delete_row;
+    char *insert, *delete, *delete_row, *delete_rows;
+    int64_t single_us; /* what a change by itself costs, lately */
     struct mask **masks;
     size_t nmasks, capmasks;
     bool whole; /* to be compared as a whole after the commit */
@@ -132,6 +144,15 @@ void bind_rows(struct batch *b, const struct map_table *mt, const bool *present,
                const struct pgo_value *const *rows, size_t n);
 bool batch_execute(struct batch *b, struct pg *pg, const char *sql, int64_t *affected,
                    struct error *err) WARN_UNUSED;
+
+const char *table_delete_rows(struct table *t);
+const char *mask_update_rows(struct table *t, struct mask *m); /* NULL: can't be said so */
+
+/* batch_single.c: changes of a step that are no set */
+bool singles_run(struct batch *b, struct pg *pg, struct table *t, struct error *err) WARN_UNUSED;
+bool images_have(const struct step *s, const struct map_table *mt, const struct pgo_value *row);
+void images_add(struct batch *b, struct step *s, const struct map_table *mt,
+                const struct pgo_value *row);
 
 /* batch_exec.c */
 bool sets_run(struct batch *b, struct pg *pg, struct error *err) WARN_UNUSED;

@@ -90,6 +90,17 @@ const char *table_delete_row(struct table *t)
     return t->delete_row;
 }
 
+const char *table_delete_rows(struct table *t)
+{
+    struct strbuf sb = {0};
+
+    if (!t->delete_rows) {
+        project_delete_rows(&sb, t->mt);
+        t->delete_rows = strbuf_take(&sb);
+    }
+    return t->delete_rows;
+}
+
 const char *mask_update(struct table *t, struct mask *m)
 {
     struct strbuf sb = {0};
@@ -110,6 +121,17 @@ const char *mask_update_row(struct table *t, struct mask *m)
     m->made_update_row = true;
     strbuf_release(&sb);
     return m->update_row;
+}
+
+const char *mask_update_rows(struct table *t, struct mask *m)
+{
+    struct strbuf sb = {0};
+
+    if (!m->made_update_rows && project_update_rows(&sb, t->mt, m->present))
+        m->update_rows = strbuf_take(&sb);
+    m->made_update_rows = true;
+    strbuf_release(&sb);
+    return m->update_rows;
 }
 
 const char *mask_rekey(struct table *t, struct mask *m)
@@ -133,6 +155,7 @@ void table_free(struct table *t)
         free(m->update);
         free(m->rekey);
         free(m->update_row);
+        free(m->update_rows);
         free(m);
     }
     free(t->masks);
@@ -140,6 +163,7 @@ void table_free(struct table *t)
     free(t->insert);
     free(t->delete);
     free(t->delete_row);
+    free(t->delete_rows);
     free(t);
 }
 

@@ -221,6 +221,7 @@ static bool leave_pause(struct engine *e, bool *again, struct error *err)
     bool decided = is_decided(e);
 
     *again = false;
+    stop_clear();
     if (!decided && !e->ops->decided(e->ctx, &decided, &asked)) {
         error_set(err, ERR_OPERATOR, "could not learn whether the switch was decided: %s", asked.message);
         return error_hint(err, "Nothing is open for writes that was not open before. When both servers answer "
@@ -228,7 +229,6 @@ static bool leave_pause(struct engine *e, bool *again, struct error *err)
     }
     if (decided)
         return error_push(err, "after the decision");
-    stop_clear();
     if (!undo_flagged(e, STEP_PAUSE, &undo)) {
         error_detail(&undo, "first failure: %s", err->message);
         error_set(err, ERR_OPERATOR, "the pause could not be taken back: %s", undo.message);

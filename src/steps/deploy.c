@@ -12,8 +12,11 @@ bool step_reverse(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
     struct slot_info slot;
+    int changed = 0;
 
+    /* TRAPS 14, on this side too: published without an identity, a table refuses UPDATE and DELETE. */
     if (!side_connect(c, &c->green, err) ||
+        !identity_fix(c->green.pg, c->names.run, &c->green.cat, NULL, &changed, err) ||
         !publication_create(c->green.pg, c->names.back_publication, &c->green.cat, err) ||
         !slot_read(c->green.pg, c->names.back_slot, &slot, err))
         return false;
@@ -26,7 +29,8 @@ bool step_reverse_undo(void *ctx, struct error *err)
 
     /* Dropped before its database: a slot keeps a database from being dropped. */
     return side_connect(c, &c->green, err) && slot_drop(c->green.pg, c->names.back_slot, err) &&
-           publication_drop(c->green.pg, c->names.back_publication, err);
+           publication_drop(c->green.pg, c->names.back_publication, err) &&
+           identity_restore(c->green.pg, c->names.run, err);
 }
 
 void describe_reverse(void *ctx, struct strbuf *out)

@@ -165,6 +165,7 @@ static bool give_blue_back(struct cutover *c, struct error *err)
            identity_restore(c->blue.pg, c->names.run, err) && guard_drop(c->blue.pg, c->names.run, err) &&
            slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&
+           identity_restore(c->green.pg, c->names.run, err) &&
            apply_drop_origin(c->green.pg, c->names.run, err) &&
            facts_uninstall(c->blue.pg, c->names.run, err);
 }
@@ -187,6 +188,7 @@ static bool clean_green(struct cutover *c, struct error *err)
 {
     return slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&
+           identity_restore(c->green.pg, c->names.run, err) &&
            fence_drop(c->green.pg, clock_in_ms(DROP_FENCE_MS), err) &&
            apply_drop_origin(c->green.pg, c->names.run, err) &&
            facts_uninstall(c->green.pg, c->names.run, err);

@@ -8,10 +8,13 @@
 #include "private.h"
 
 #include "base/alloc.h"
+#include "pg/front.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define WARM_TIMEOUT_S 5
 
 /* May look, and may act: the setting gets the value that it has. */
 static bool check_rights(struct pgbouncer *b, struct pooler *p, const struct patience *how,
@@ -166,7 +169,8 @@ static bool check_file(struct pgbouncer *b, struct error *err)
 
 /* ---- two aliases ---- */
 
-static bool note_new_pause(struct pgbouncer *b, const struct patience *how, struct error *err)
+static bool note_new_pause(struct pgbouncer *b, const struct patience *how, bool *now,
+                           struct error *err)
 {
     bool paused = true;
 
@@ -179,14 +183,29 @@ static bool note_new_pause(struct pgbouncer *b, const struct patience *how, stru
     }
     if (b->new_was_paused < 0)
         b->new_was_paused = paused;
+    *now = paused;
     return true;
+}
+
+/* PgBouncer lets a client in only once it has logged in to the alias' server and learnt its parameters. On an alias
+ * that is paused before anybody used it, the new version's connections would hang in their login until the switch. */
+static bool warm_new(struct pgbouncer *b, bool paused, struct error *err)
+{
+    const char *door = playbook_str(b->t->section, "new_front");
+    uint64_t id;
+
+    if (paused || !door)
+        return true;
+    if (front_system_id(door, WARM_TIMEOUT_S, &id, err))
+        return true;
+    return error_push(err, "new_front");
 }
 
 static bool hold_new(struct pgbouncer *b, struct error *err)
 {
     struct patience how = bouncer_how(b, false, true);
     enum traffic_side side;
-    bool held;
+    bool held, paused = false;
 
     if (!bouncer_sides(b, &how, &side, &held, err))
         return false;
@@ -206,7 +225,7 @@ static bool hold_new(struct pgbouncer *b, struct error *err)
         return error_hint(err, "RESUME the one whose side serves, or let `pgcutover resume` or "
                                "`abort` do it.");
     }
-    if (!note_new_pause(b, &how, err) || !note_save(b, err))
+    if (!note_new_pause(b, &how, &paused, err) || !note_save(b, err) || !warm_new(b, paused, err))
         return false;
     if (bouncer_pause(b, b->new_database, how.deadline_us, PAUSE_UNDO_OURS, err))
         return true;

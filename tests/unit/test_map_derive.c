@@ -267,15 +267,20 @@ static void new_cascades_are_told(void **state)
     struct world *w = *state;
     world_migrate(
         w, NULL,
-        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int, q int "
-        "REFERENCES p "
-        "ON DELETE CASCADE); CREATE TABLE d (id int PRIMARY KEY, p int REFERENCES p)",
+        "CREATE TABLE p (id int PRIMARY KEY);"
+        "CREATE TABLE c (id int PRIMARY KEY, p int, q int REFERENCES p ON DELETE CASCADE);"
+        "CREATE TABLE d (id int PRIMARY KEY, p int REFERENCES p);"
+        "CREATE TABLE e (id int PRIMARY KEY, p int REFERENCES p)",
         "ALTER TABLE c RENAME q TO q2; ALTER TABLE p RENAME TO parent;"
-        "ALTER TABLE c ADD CONSTRAINT fresh FOREIGN KEY (p) REFERENCES parent ON DELETE SET NULL");
+        "ALTER TABLE c ADD CONSTRAINT fresh FOREIGN KEY (p) REFERENCES parent "
+        "ON DELETE SET NULL;"
+        "ALTER TABLE e DROP CONSTRAINT e_p_fkey, ADD FOREIGN KEY (p) REFERENCES parent "
+        "ON DELETE CASCADE");
     world_derive(w, NULL, 0);
     assert_has(world_table(w, "c")->reason, "new foreign key \"fresh\" ON DELETE SET NULL");
     assert_null(strstr(world_table(w, "c")->reason, "CASCADE"));
     assert_null(world_table(w, "d")->reason);
+    assert_has(world_table(w, "e")->reason, "\"e_p_fkey\" ON DELETE CASCADE");
 }
 
 static void inheritance_and_odd_names(void **state)

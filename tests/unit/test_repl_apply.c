@@ -1,219 +1,68 @@
-/* Changes of blue arrive on green, through the map, exactly once: on a real cluster, from slot to
- * commit. */
+/* Changes of blue arrive on green, through the map, exactly once: from the slot to the commit. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#include "replay_pair.h"
+#include "replay_shop.h"
 
 static struct cluster cluster;
 
-static const char schema[] =
-    "CREATE TABLE account (id int PRIMARY KEY, email text UNIQUE, balance numeric NOT NULL, note "
-    "varchar(40), "
-    " big text, stamp timestamptz DEFAULT now());"
-    "CREATE TABLE pair (a int, b text, v int, PRIMARY KEY (b, a));"
-    "CREATE TABLE loose (line text, n int);"
-    "ALTER TABLE loose REPLICA IDENTITY FULL;"
-    "CREATE TABLE part (id int, region text, v text, PRIMARY KEY (id, region)) PARTITION BY LIST "
-    "(region);"
-    "CREATE TABLE part_eu PARTITION OF part FOR VALUES IN ('eu');"
-    "CREATE TABLE part_us PARTITION OF part FOR VALUES IN ('us');"
-    "CREATE TABLE gone (id int PRIMARY KEY, v int);"
-    "CREATE TABLE seat (id int PRIMARY KEY, pos int, UNIQUE (pos) DEFERRABLE INITIALLY DEFERRED);"
-    "CREATE TABLE \"Odd \"\"Name\" (\"Key\" text PRIMARY KEY, \"select\" float8, b bytea, j jsonb, "
-    "a int[], "
-    " always int GENERATED ALWAYS AS IDENTITY, twice float8 GENERATED ALWAYS AS (\"select\" * 2) "
-    "STORED);"
-    "INSERT INTO account SELECT i, 'm' || i, i, 'n', repeat(md5(i::text), 300) FROM "
-    "generate_series(1, 300) i;"
-    "INSERT INTO pair SELECT i, 'p' || i % 7, i FROM generate_series(1, 200) i;"
-    "INSERT INTO loose SELECT 'l' || i % 5, i % 3 FROM generate_series(1, 60) i;"
-    "INSERT INTO part SELECT i, CASE i % 2 WHEN 0 THEN 'eu' ELSE 'us' END, 'v' FROM "
-    "generate_series(1, 200) i;"
-    "INSERT INTO seat SELECT i, i FROM generate_series(1, 100) i;";
-
-static const char migration[] =
-    "CREATE SCHEMA crm; ALTER TABLE account RENAME TO customer; ALTER TABLE customer SET SCHEMA "
-    "crm;"
-    "ALTER TABLE crm.customer RENAME email TO mail;"
-    "ALTER TABLE crm.customer ADD cents bigint;"
-    "UPDATE crm.customer SET cents = (balance * 100)::bigint; ALTER TABLE crm.customer DROP "
-    "balance;"
-    "ALTER TABLE pair ALTER v TYPE bigint; ALTER TABLE pair RENAME a TO aa;"
-    "DROP TABLE gone;";
-
-static struct map_up ups[] = {{.column = "cents", .expr = "(balance * 100)::bigint"}};
-static const struct map_rule rules[] = {
-    {.section = "public.account", .line = 1, .up = ups, .nup = 1}};
-
-static struct pair *open_pair(int batch_changes)
+static void wait_for(PGconn *conn, const char *text)
 {
-    return pair_open(&cluster, schema, migration, rules, 1, batch_changes);
-}
+    int64_t until = clock_in_ms(20000);
+    bool yes = false;
 
-static void all_same(struct pair *p)
-{
-    same(p, "SELECT id, email, (balance * 100)::bigint, note, md5(big), stamp FROM account",
-         "SELECT id, mail, cents, note, md5(big), stamp FROM crm.customer");
-    same(p, "SELECT a, b, v FROM pair", "SELECT aa, b, v FROM pair");
-    same(p, "SELECT line, n FROM loose", "SELECT line, n FROM loose");
-    same(p, "SELECT tableoid::regclass, id, region, v FROM part",
-         "SELECT tableoid::regclass, id, region, v FROM part");
-    same(p, "SELECT id, pos FROM seat", "SELECT id, pos FROM seat");
-    same(p, "SELECT * FROM \"Odd \"\"Name\"", "SELECT * FROM \"Odd \"\"Name\"");
-}
-
-/* Writers */
-
-struct writer {
-    pthread_t thread;
-    struct pair *pair;
-    int number;
-    int64_t until;
-    int64_t statements;
-};
-
-/* What clients do. %1$d: a number of the writer's own, %2$d and %3$d: rows that all share. */
-static const char *const work[] = {
-    "INSERT INTO account VALUES (%1$d, 'w%1$d', %2$d.25, 'new')",
-    "UPDATE account SET balance = balance + 1 WHERE id = %2$d",
-    "UPDATE account SET note = NULL WHERE id BETWEEN %2$d AND %2$d + 5",
-    "UPDATE account SET big = repeat(md5('%1$d'), 250), balance = %3$d WHERE id = %2$d",
-    "UPDATE account SET id = %1$d, note = 'moved' WHERE id = (SELECT max(id) FROM account)",
-    "DELETE FROM account WHERE id = (SELECT max(id) FROM account WHERE id > 300)",
-    "BEGIN; DELETE FROM account WHERE id = %2$d; INSERT INTO account VALUES (%2$d, 'again%2$d', "
-    "1); COMMIT",
-    "BEGIN; UPDATE account SET email = 'tmp' || id WHERE id = %2$d;"
-    "UPDATE account SET email = 'x%1$d' WHERE id = %3$d; UPDATE account SET email = 'y%1$d' WHERE "
-    "id = %2$d; COMMIT",
-    "BEGIN; UPDATE account SET note = 'lost' WHERE id = %2$d; ROLLBACK",
-    "BEGIN; SAVEPOINT s; DELETE FROM pair WHERE a = %2$d; ROLLBACK TO s; UPDATE pair SET v = v + 1 "
-    "WHERE a = %2$d;"
-    "COMMIT",
-    "INSERT INTO pair VALUES (%1$d, 'k', NULL)",
-    "UPDATE pair SET b = b || 'z' WHERE a = %2$d AND length(b) < 20",
-    "DELETE FROM pair WHERE a = %2$d",
-    "INSERT INTO loose VALUES ('l%2$d', %3$d %% 4), ('l%2$d', %3$d %% 4), (NULL, NULL)",
-    "UPDATE loose SET n = n + 1 WHERE ctid = (SELECT ctid FROM loose WHERE n < 50 LIMIT 1)",
-    "DELETE FROM loose WHERE ctid = (SELECT ctid FROM loose LIMIT 1)",
-    "UPDATE part SET region = CASE region WHEN 'eu' THEN 'us' ELSE 'eu' END, v = v || 'm' "
-    "WHERE id BETWEEN %2$d AND %2$d + 3 AND length(v) < 200",
-    "INSERT INTO part VALUES (%1$d, 'eu', 'new')",
-    "DELETE FROM part WHERE id = %3$d AND region = 'eu'",
-    "INSERT INTO gone VALUES (%1$d, 1)",
-    "BEGIN; UPDATE seat SET pos = -pos - 1 WHERE id = %2$d %% 50 + 1;"
-    "UPDATE seat SET pos = -pos - 1 WHERE id = %2$d %% 50 + 1; COMMIT",
-    "INSERT INTO \"Odd \"\"Name\" VALUES ('k%1$d, \"q\"', 'NaN', '\\x00ff5c27', '{\"a\": [1, "
-    "null]}', '{1,NULL,3}')",
-    "UPDATE \"Odd \"\"Name\" SET \"select\" = 0.1 + random(), a = '{}' "
-    "WHERE \"Key\" = (SELECT max(\"Key\") FROM \"Odd \"\"Name\")",
-    "BEGIN; UPDATE account SET balance = 0 WHERE id > 250; DELETE FROM loose WHERE n = 3; COMMIT",
-};
-#define NWORK (sizeof work / sizeof *work)
-
-static void *write_away(void *arg)
-{
-    struct writer *w = arg;
-    PGconn *conn = cluster_client(w->pair->cluster, w->pair->blue_name, "writer");
-    unsigned seed = (unsigned) w->number * 7919U + 17;
-    char text[1024];
-
-    for (int i = 0; !clock_passed(w->until); i++) {
-        int own = w->number * 1000000 + i;
-        const char *format = work[(size_t) rand_r(&seed) % NWORK];
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-#pragma GCC diagnostic ignored "-Wformat-extra-args"
-        snprintf(text, sizeof text, format, own, rand_r(&seed) % 300 + 1, rand_r(&seed) % 300 + 1);
-#pragma GCC diagnostic pop
-        if (cluster_sql(conn, text)[0])
-            cluster_sql(conn, "ROLLBACK"); /* two writers met */
-        w->statements++;
-    }
-    PQfinish(conn);
-    return NULL;
-}
-
-#define WRITERS 3
-
-static int64_t start_writers(struct pair *p, struct writer *writers, int ms)
-{
-    for (int i = 0; i < WRITERS; i++) {
-        writers[i] = (struct writer){.pair = p, .number = i + 1, .until = clock_in_ms(ms)};
-        assert_int_equal(pthread_create(&writers[i].thread, NULL, write_away, &writers[i]), 0);
-    }
-    return writers[0].until;
-}
-
-static void join_writers(struct writer *writers)
-{
-    for (int i = 0; i < WRITERS; i++) {
-        pthread_join(writers[i].thread, NULL);
-        assert_true(writers[i].statements > 20);
+    while (!yes) {
+        char *got = value(conn, text);
+        yes = got[0] == 't';
+        free(got);
+        assert_false(clock_passed(until));
+        clock_sleep_ms(5);
     }
 }
 
-/* Tests */
-
-static void all_that_writers_do_arrives(void **state)
+/* Waiting for a standby that never comes, the commit is durable and unconfirmed; then the session
+ * ends. */
+static void a_commit_without_an_answer_is_found_out(void **state)
 {
-    struct pair *p = open_pair(0);
-    struct writer writers[WRITERS];
-    struct apply_stats stats = {0};
+    struct pair *p = shop_open(&cluster, 0);
+    struct error err = {0};
+    const char *key = "7777";
+    int len = 4;
+    PGconn *admin = cluster_client(&cluster, "postgres", "admin");
 
     (void) state;
-    start_writers(p, writers, 3000);
-    join_writers(writers);
+    check(apply_hold(p->apply, clock_in_ms(10000), &err), &err);
+    sql(admin, "SET synchronous_commit = local");
+    sql(p->blue, "SET synchronous_commit = local");
+    sql(p->blue,
+        "INSERT INTO account VALUES (7777, 'once', 1); INSERT INTO loose VALUES ('once', 1)");
+    sql(admin, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    sql(admin, "SELECT pg_reload_conf()");
+    wait_for(p->green,
+             "SELECT setting = 'nobody' FROM pg_settings WHERE name = 'synchronous_standby_names'");
+    apply_go_on(p->apply);
+    wait_for(admin, "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity "
+                    "WHERE application_name = 'pgcutover/test/apply' AND wait_event = 'SyncRep'");
+    sql(admin, "ALTER SYSTEM RESET synchronous_standby_names");
+    sql(admin, "SELECT pg_reload_conf()");
     pair_sync(p);
     all_same(p);
-    apply_stats(p->apply, &stats);
-    assert_true(stats.inserts > 0 && stats.updates > 0 && stats.deletes > 0 && stats.skipped > 0);
-    assert_true(stats.transactions > stats.batches);
-    assert_true(touched_count(p->touched) > 100);
-    pair_close(p);
-}
-
-/* The server ends replay's session at any moment; now and then replay itself ends and begins again.
- */
-static void nothing_is_lost_or_done_twice_when_sessions_die(void **state)
-{
-    struct pair *p = open_pair(50);
-    struct writer writers[WRITERS];
-    PGconn *killer = cluster_client(&cluster, p->green_name, "killer");
-    int64_t until = start_writers(p, writers, 4000);
-    unsigned seed = 5;
-    int kills = 0;
-
-    (void) state;
-    while (!clock_passed(until)) {
-        clock_sleep_ms(20 + rand_r(&seed) % 120);
-        char *n = value(
-            killer,
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE application_name = 'pgcutover/test/apply' AND datname = current_database()");
-        kills += atoi(n);
-        free(n);
-        if (kills % 10 == 9)
-            pair_restart_apply(p);
-    }
-    join_writers(writers);
-    pair_sync(p);
-    all_same(p);
-    assert_true(kills > 5);
-    PQfinish(killer);
+    is(p->green, "SELECT count(*) FROM loose WHERE line = 'once'", "1");
+    assert_true(
+        touched_has(p->touched, map_by_name(&p->map, "public", "account")->index, 1, &key, &len));
+    PQfinish(admin);
     pair_close(p);
 }
 
 static void unique_values_are_swapped(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
     struct apply_stats stats = {0};
 
     (void) state;
@@ -233,7 +82,8 @@ static void unique_values_are_swapped(void **state)
 
 static void keys_change(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
+    struct apply_stats stats = {0};
     const char *key = "1001";
     int len = 4;
 
@@ -250,6 +100,8 @@ static void keys_change(void **state)
                  "WHERE id < 100");
     pair_sync(p);
     all_same(p);
+    apply_stats(p->apply, &stats);
+    assert_int_equal(stats.redone, 0);
     assert_true(
         touched_has(p->touched, map_by_name(&p->map, "public", "account")->index, 1, &key, &len));
     pair_close(p);
@@ -257,7 +109,7 @@ static void keys_change(void **state)
 
 static void one_transaction_of_any_size(void **state)
 {
-    struct pair *p = open_pair(5000);
+    struct pair *p = shop_open(&cluster, 5000);
     struct apply_stats before = {0};
     struct apply_stats stats = {0};
 
@@ -279,7 +131,7 @@ static void one_transaction_of_any_size(void **state)
 
 static void truncate_as_it_was_sent(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
 
     (void) state;
     sql(p->blue, "INSERT INTO pair VALUES (7777, 'x', 1); TRUNCATE pair, account; INSERT INTO pair "
@@ -310,7 +162,7 @@ static lsn_t insert_one(struct pair *p, int id)
 
 static void run_to_is_exact(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
     const char *count = "SELECT count(*) FROM pair WHERE b = 'to'";
     struct error err = {0};
     struct apply_stats stats = {0};
@@ -364,7 +216,7 @@ static void conflict(struct pair *p, const char *damage, const char *change, con
 
 static void conflicts_name_the_row(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
 
     (void) state;
     conflict(p,
@@ -393,10 +245,44 @@ static void conflicts_name_the_row(void **state)
     pair_close(p);
 }
 
+/* The rule needs body whenever title changes. Blue sends it only when it changed, or with the whole
+ * old row. */
+static void a_rule_without_its_value_stops(void **state)
+{
+    static struct map_up ups[] = {{.column = "both_of_them", .expr = "title || body"}};
+    static const struct map_rule rules[] = {
+        {.section = "public.page", .line = 1, .up = ups, .nup = 1}};
+    struct pair *p = pair_open(
+        &cluster,
+        "CREATE TABLE page (id int PRIMARY KEY, title text, body text);"
+        "ALTER TABLE page ALTER body SET STORAGE EXTERNAL;"
+        "INSERT INTO page SELECT i, 't', repeat('b', 5000) FROM generate_series(1, 5) i;",
+        "ALTER TABLE page ADD both_of_them text; UPDATE page SET both_of_them = title || body;"
+        "ALTER TABLE page DROP title, DROP body;",
+        rules, 1, 0);
+    struct error err = {0};
+
+    (void) state;
+    sql(p->blue,
+        "UPDATE page SET body = 'short' WHERE id = 1; UPDATE page SET title = 'new' WHERE id = 1");
+    sql(p->blue, "ALTER TABLE page REPLICA IDENTITY FULL");
+    sql(p->blue, "UPDATE page SET title = 'full' WHERE id = 2");
+    pair_sync(p);
+    same(p, "SELECT id, title || body FROM page", "SELECT id, both_of_them FROM page");
+    sql(p->blue, "ALTER TABLE page REPLICA IDENTITY DEFAULT");
+    sql(p->blue, "UPDATE page SET title = 'lost' WHERE id = 3");
+    pair_wait_failed(p, &err);
+    assert_int_equal(err.code, ERR_CONFLICT);
+    assert_non_null(strstr(err.message, "public.page (id = 3)"));
+    assert_non_null(strstr(err.message, "column body"));
+    assert_non_null(strstr(err.hint, "REPLICA IDENTITY FULL"));
+    pair_close(p);
+}
+
 /* Begun in the middle, replay has to know relations that are told no more. */
 static void the_middle_of_the_spool_is_enough(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
     struct error err = {0};
     struct touched *scanned = touched_new(p->map.ntables, 1000);
     const char *keys[] = {"3", "4", "5"};
@@ -424,7 +310,7 @@ static void the_middle_of_the_spool_is_enough(void **state)
 
 static void ddl_on_blue_stops_replay(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
     struct error err = {0};
 
     (void) state;
@@ -440,7 +326,7 @@ static void ddl_on_blue_stops_replay(void **state)
 /* What replay of the other direction wrote doesn't come back. */
 static void our_own_writing_is_passed_over(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
 
     (void) state;
     sql(p->blue, "SELECT pg_replication_origin_create('pgcutover_test_1');"
@@ -460,7 +346,7 @@ static void our_own_writing_is_passed_over(void **state)
 
 static void a_lone_change_does_not_wait(void **state)
 {
-    struct pair *p = open_pair(0);
+    struct pair *p = shop_open(&cluster, 0);
     int64_t best = INT64_MAX;
 
     (void) state;
@@ -493,19 +379,17 @@ static int stop(void **state)
     return 0;
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_that_writers_do_arrives),
-        cmocka_unit_test(nothing_is_lost_or_done_twice_when_sessions_die),
+        cmocka_unit_test(a_commit_without_an_answer_is_found_out),
         cmocka_unit_test(unique_values_are_swapped),
         cmocka_unit_test(keys_change),
         cmocka_unit_test(one_transaction_of_any_size),
         cmocka_unit_test(truncate_as_it_was_sent),
         cmocka_unit_test(run_to_is_exact),
         cmocka_unit_test(conflicts_name_the_row),
+        cmocka_unit_test(a_rule_without_its_value_stops),
         cmocka_unit_test(the_middle_of_the_spool_is_enough),
         cmocka_unit_test(ddl_on_blue_stops_replay),
         cmocka_unit_test(our_own_writing_is_passed_over),

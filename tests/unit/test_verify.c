@@ -347,6 +347,7 @@ static void snapshots_are_imported_by_all_sessions(void **state)
     green = cluster_client(&cluster, p.green_name, "exporter");
     p.o.source.snapshot = names[0] = export_snapshot(blue);
     p.o.target.snapshot = names[1] = export_snapshot(green);
+    sql(p.blue, "UPDATE orders SET note = 'later'"); /* than the snapshot */
     p.o.ready = change_afterwards;
     p.o.ctx = &s;
     r = full(&p);

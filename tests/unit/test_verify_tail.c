@@ -61,6 +61,35 @@ static void the_tail_is_compared_until_it_is_equal(void **state)
     pair_close(&p);
 }
 
+/* the key's columns in another order than the table's; both directions of a bind must agree on it
+ */
+static void keys_of_several_columns_keep_their_order(void **state)
+{
+    struct pair p;
+    struct verifier *v;
+    const char *keys[][2] = {{"0.50", "k2"}, {"0.75", "k3"}, {"9.00", "never"}};
+    const int lens[] = {4, 2};
+    int64_t compared;
+    char *text;
+    (void) state;
+
+    pair_open(&p,
+              "CREATE TABLE two_keys (b text, a numeric(8,2), v text, PRIMARY KEY (a, b));"
+              "INSERT INTO two_keys SELECT 'k' || i, i / 4.0, 'v' FROM generate_series(1, 30) i",
+              "SELECT 1", NULL, 0);
+    OK(verifier_open(&v, &p.o, p.touched, &err));
+    sql(p.blue, "DELETE FROM two_keys WHERE b = 'k2'");
+    touched_add(p.touched, 0, 2, keys[0], lens);
+    touched_add(p.touched, 0, 2, keys[1], lens);
+    touched_add(p.touched, 0, 2, keys[2], (const int[]){4, 5});
+    assert_int_equal(final(v, &compared, &text), 1);
+    assert_int_equal(compared, 2);
+    expect_text(text, "a='0.50', b='k2': still in public.two_keys");
+    free(text);
+    verifier_close(v);
+    pair_close(&p);
+}
+
 static void a_lost_connection_is_opened_again(void **state)
 {
     struct pair p;
@@ -282,6 +311,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_tail_is_compared_until_it_is_equal),
+        cmocka_unit_test(keys_of_several_columns_keep_their_order),
         cmocka_unit_test(a_lost_connection_is_opened_again),
         cmocka_unit_test(whole_tables_end_in_the_final_comparison),
         cmocka_unit_test(a_row_may_move_between_leaves),

@@ -1,0 +1,1 @@
+CREATE INDEX CONCURRENTLY audit_token ON log.audit (token) WHERE token IS NOT NULL;
