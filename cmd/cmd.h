@@ -1,6 +1,6 @@
 /*
- * cmd.h - the command table and what the commands share. Only cmd/ knows the terminal: it parses options, reports the
- * one error that came up, and says the last three lines.
+ * cmd.h - the command table and what the commands share. Only cmd/ knows the terminal: it parses
+ * options, reports the one error that came up, and says the last three lines.
  */
 #ifndef PGCUTOVER_CMD_H
 #define PGCUTOVER_CMD_H
@@ -36,11 +36,11 @@ struct options {
 
 struct command {
     const char *name;
-    const char *args;    /* "PLAYBOOK", "[RUN]" ... */
+    const char *args; /* "PLAYBOOK", "[RUN]" ... */
     int min_args, max_args;
     unsigned options;
     const char *summary;
-    const char *help;    /* paragraphs after the usage line, with an example; NULL hides the command */
+    const char *help; /* paragraphs after the usage line, with an example; NULL hides the command */
     int (*run)(const struct options *o);
 };
 
@@ -62,18 +62,22 @@ int cmd_list(const struct options *o);
 int cmd_reference(const struct options *o);
 int cmd_guard_process(const struct options *o);
 
-/* Prints the error (message, detail, hint) on stderr, or as JSON on stdout; returns the exit status. */
+/* Prints the error (message, detail, hint) on stderr, or as JSON on stdout; returns the exit
+ * status. */
 int report_error(const struct options *o, const struct error *err);
 /* The last words of every command about a run; on stdout unless --json. */
 void report_lines(const struct options *o, const struct cutover *c);
 
-bool load_playbook(const struct options *o, const char *path, struct playbook **out, struct error *err) WARN_UNUSED;
-/* Opens an existing run: its directory, its playbook (or --playbook), its journal; locked when it is to be worked on. */
-bool open_run(const struct options *o, const char *arg, bool work, struct cutover *c, struct error *err) WARN_UNUSED;
+bool load_playbook(const struct options *o, const char *path, struct playbook **out,
+                   struct error *err) WARN_UNUSED;
+/* Opens an existing run: its directory, its playbook (or --playbook), its journal; locked when it
+ * is to be worked on. */
+bool open_run(const struct options *o, const char *arg, bool work, struct cutover *c,
+              struct error *err) WARN_UNUSED;
 
 /* A working session over a run: signals, screen, control socket, keeper. */
-bool session_begin(const struct options *o, struct cutover *c, const struct step *steps, const struct engine_ops *ops,
-                   struct error *err) WARN_UNUSED;
+bool session_begin(const struct options *o, struct cutover *c, const struct step *steps,
+                   const struct engine_ops *ops, struct error *err) WARN_UNUSED;
 void session_end(struct cutover *c);
 /* Runs the steps and handles an abort that was asked for meanwhile. */
 bool session_run(struct cutover *c, bool *aborted, struct error *err) WARN_UNUSED;

@@ -1,4 +1,5 @@
-/* leave.c - control, verify, abort, rollback, finish: what ends a run or looks at it from outside. */
+/* leave.c - control, verify, abort, rollback, finish: what ends a run or looks at it from outside.
+ */
 #include "cmd.h"
 
 #include "base/clock.h"
@@ -44,7 +45,8 @@ int cmd_verify(const struct options *o)
     bool ok = open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err);
 
     if (ok && (c.decided || rundir_ended(c.journal))) {
-        ok = error_set(&err, ERR_USAGE, "run %s has been switched or has ended: there is nothing to compare with",
+        ok = error_set(&err, ERR_USAGE,
+                       "run %s has been switched or has ended: there is nothing to compare with",
                        c.dir.name);
     }
     ok = ok && session_begin(o, &c, online_steps, &online_ops, &err);
@@ -101,7 +103,8 @@ static int confirm(const struct options *o, const char *what, const char *run)
     return strcmp(line, run) == 0;
 }
 
-static int end_report(const struct options *o, struct cutover *c, bool ok, const char *result, const struct error *err)
+static int end_report(const struct options *o, struct cutover *c, bool ok, const char *result,
+                      const struct error *err)
 {
     int status = 0;
 
@@ -151,8 +154,10 @@ int cmd_abort(const struct options *o)
     if (ok && !ended) {
         ok = confirm(o, "abort", c.dir.name) ||
              error_set(&err, ERR_STOPPED, "not aborted: the name was not typed");
-        ok = ok && session_begin(o, &c, c.rehearsal ? rehearsal_steps : online_steps, &online_ops, &err) &&
-             cutover_abort(&c, &err);
+        ok =
+            ok &&
+            session_begin(o, &c, c.rehearsal ? rehearsal_steps : online_steps, &online_ops, &err) &&
+            cutover_abort(&c, &err);
         session_end(&c);
     }
     return end_report(o, &c, ok, "aborted: blue is as it was", &err);
@@ -189,7 +194,8 @@ int cmd_rollback(const struct options *o)
     const char *result = "rolled back: blue serves";
 
     if (ok && rundir_ended(c.journal))
-        ok = error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, rundir_ended(c.journal));
+        ok =
+            error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, rundir_ended(c.journal));
     if (ok && !confirm(o, "rollback", c.dir.name))
         ok = error_set(&err, ERR_STOPPED, "not rolled back: the name was not typed");
     ok = ok && pause_decided(&c, &decided, &err);
@@ -214,13 +220,17 @@ int cmd_finish(const struct options *o)
         ok = error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, ended);
     if (ok && !ended && !c.decided) {
         error_set(&err, ERR_USAGE, "run %s has not been switched", c.dir.name);
-        ok = error_hint(&err, "`pgcutover abort %s` ends it and leaves blue as it was.", c.dir.name);
+        ok =
+            error_hint(&err, "`pgcutover abort %s` ends it and leaves blue as it was.", c.dir.name);
     }
     if (ok && !ended)
         ok = (confirm(o, "finish", c.dir.name) ||
               error_set(&err, ERR_STOPPED, "not finished: the name was not typed")) &&
-             session_begin(o, &c, online_steps, &online_ops, &err) && cutover_finish(&c, o->unfence_blue, &err);
+             session_begin(o, &c, online_steps, &online_ops, &err) &&
+             cutover_finish(&c, o->unfence_blue, &err);
     session_end(&c);
-    return end_report(o, &c, ok, o->unfence_blue ? "finished: nothing of the run is left on either side"
-                                                 : "finished: blue keeps its fence", &err);
+    return end_report(o, &c, ok,
+                      o->unfence_blue ? "finished: nothing of the run is left on either side"
+                                      : "finished: blue keeps its fence",
+                      &err);
 }

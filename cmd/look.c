@@ -27,9 +27,10 @@ static void print_checks(const struct options *o, const struct check_list *list)
             if (item->todo)
                 printf("      %-26s -> %s\n", "", item->todo);
         }
-        json_array_append_new(all, json_pack("{s:s, s:s, s:s, s:s?}", "check", item->name, "result",
-                                             item->result == CHECK_FAIL ? "fail" : result_names[item->result],
-                                             "seen", item->seen, "todo", item->todo));
+        json_array_append_new(
+            all, json_pack("{s:s, s:s, s:s, s:s?}", "check", item->name, "result",
+                           item->result == CHECK_FAIL ? "fail" : result_names[item->result], "seen",
+                           item->seen, "todo", item->todo));
     }
     if (o->json) {
         char *text = json_dumps(all, JSON_INDENT(1));
@@ -106,7 +107,8 @@ int cmd_map(const struct options *o)
 
     if (!open_run(o, o->nargs ? o->args[0] : NULL, false, &c, &err) || !live_load_map(&c, &err)) {
         if (err.code == ERR_VOID || err.code == ERR_CONNECT)
-            error_hint(&err, "The map is derived from the migrated clone: it is there once the run's migrate step is.");
+            error_hint(&err, "The map is derived from the migrated clone: it is there once the "
+                             "run's migrate step is.");
         status = report_error(o, &err);
     } else {
         map_print(&text, &c.map, true);
@@ -140,8 +142,9 @@ static json_t *find_status(struct cutover *c)
     free(path);
     if (o)
         return o;
-    engine_init(&c->engine, journal_get_fact(c->journal, "rehearsal") ? rehearsal_steps : online_steps, &online_ops, c,
-                c->journal);
+    engine_init(&c->engine,
+                journal_get_fact(c->journal, "rehearsal") ? rehearsal_steps : online_steps,
+                &online_ops, c, c->journal);
     return keeper_status(c);
 }
 
@@ -159,8 +162,8 @@ static void print_status(const json_t *o)
     size_t i;
     json_t *s;
 
-    printf("run %s: %s%s%s\n", text_of(o, "run"), text_of(o, "state"), *text_of(o, "ended") ? ", " : "",
-           text_of(o, "ended"));
+    printf("run %s: %s%s%s\n", text_of(o, "run"), text_of(o, "state"),
+           *text_of(o, "ended") ? ", " : "", text_of(o, "ended"));
     json_array_foreach((json_t *) steps, i, s)
         printf("  %-10s %-7s %8.1f s\n", text_of(s, "name"), text_of(s, "state"),
                json_number_value(json_object_get(s, "seconds")));
@@ -223,8 +226,10 @@ static json_t *list_one(const char *base, const char *name)
     if (journal_read(&j, path, &err) && journal_count(j) > 0) {
         const char *ended = rundir_ended(j);
 
-        one = json_pack("{s:s, s:s, s:s, s:s}", "run", name, "began", text_of(journal_at(j, 0), "at"), "last",
-                        text_of(journal_at(j, journal_count(j) - 1), "at"), "state", ended ? ended : "under way");
+        one =
+            json_pack("{s:s, s:s, s:s, s:s}", "run", name, "began", text_of(journal_at(j, 0), "at"),
+                      "last", text_of(journal_at(j, journal_count(j) - 1), "at"), "state",
+                      ended ? ended : "under way");
     }
     journal_close(j);
     free(path);
@@ -248,8 +253,8 @@ int cmd_list(const struct options *o)
         if (!one)
             continue;
         if (!o->json)
-            printf("%-30s %-12s began %s, last %s\n", names[i], text_of(one, "state"), text_of(one, "began"),
-                   text_of(one, "last"));
+            printf("%-30s %-12s began %s, last %s\n", names[i], text_of(one, "state"),
+                   text_of(one, "began"), text_of(one, "last"));
         json_array_append_new(all, one);
     }
     if (o->json) {

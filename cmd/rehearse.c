@@ -31,16 +31,17 @@ static bool create_rehearsal(const struct options *o, struct cutover *c, struct 
         playbook_write(pb, &text);
         elsewhere = playbook_str(playbook_section(pb, "rehearsal"), "conninfo");
         ok = file_replace(ini, text.data, text.len, 0600, err) &&
-             pg_conninfo_dbname(elsewhere ? elsewhere
-                                          : playbook_str(playbook_section(pb, "green"), "conninfo"),
-                                &database, err);
+             pg_conninfo_dbname(
+                 elsewhere ? elsewhere : playbook_str(playbook_section(pb, "green"), "conninfo"),
+                 &database, err);
     }
     if (ok) {
         char *scratch = elsewhere ? xstrdup(database) : xstrfmt("%.40s_rehearsal", database);
 
         ok = journal_open(&j, dir.path, err) &&
              journal_add(j, "created", json_pack("{s:s}", "playbook", playbook_path(pb)), err) &&
-             journal_fact(j, "rehearsal", "yes", err) && journal_fact(j, "rehearsal_database", scratch, err);
+             journal_fact(j, "rehearsal", "yes", err) &&
+             journal_fact(j, "rehearsal_database", scratch, err);
         journal_close(j);
         free(scratch);
     }
@@ -70,9 +71,10 @@ static void judge(struct verdict *v, const struct cutover *c, const char *key, i
     bool ok = !given || us <= limit;
 
     v->go = v->go && ok;
-    json_array_append_new(v->items, json_pack("{s:s, s:f, s:o, s:b}", "what", key, "seconds", (double) us / 1e6,
-                                              "limit", given ? json_real((double) limit / 1e6) : json_null(), "ok",
-                                              ok));
+    json_array_append_new(
+        v->items,
+        json_pack("{s:s, s:f, s:o, s:b}", "what", key, "seconds", (double) us / 1e6, "limit",
+                  given ? json_real((double) limit / 1e6) : json_null(), "ok", ok));
 }
 
 static int64_t step_us(const struct cutover *c, const char *name)
@@ -82,7 +84,8 @@ static int64_t step_us(const struct cutover *c, const char *name)
     return i < 0 ? 0 : c->engine.elapsed_us[i];
 }
 
-/* The pause would at least drain and confirm; locking and flipping come on top and are not measured here. */
+/* The pause would at least drain and confirm; locking and flipping come on top and are not measured
+ * here. */
 static int64_t predicted_pause(const struct cutover *c)
 {
     for (size_t i = journal_count(c->journal); i-- > 0;) {
@@ -112,7 +115,8 @@ static void judge_all(struct verdict *v, const struct cutover *c)
 
 static void print_verdict(const struct options *o, const struct verdict *v, const struct cutover *c)
 {
-    json_t *r = json_pack("{s:s, s:s, s:O}", "run", c->dir.name, "result", v->go ? "go" : "no-go", "figures", v->items);
+    json_t *r = json_pack("{s:s, s:s, s:O}", "run", c->dir.name, "result", v->go ? "go" : "no-go",
+                          "figures", v->items);
     char *text = json_dumps(r, JSON_INDENT(1));
     size_t i;
     json_t *item;
@@ -131,7 +135,8 @@ static void print_verdict(const struct options *o, const struct verdict *v, cons
                        json_is_true(json_object_get(item, "ok")) ? "ok" : "TOO LONG");
             printf("\n");
         }
-        printf("%s (write_pause: what a drain and a confirmation would take at least)\n", v->go ? "go" : "no-go");
+        printf("%s (write_pause: what a drain and a confirmation would take at least)\n",
+               v->go ? "go" : "no-go");
     }
     free(text);
     json_decref(r);
@@ -147,13 +152,15 @@ int cmd_rehearse(const struct options *o)
     int status = 0;
 
     began = ok;
-    ok = ok && session_begin(o, &c, rehearsal_steps, &online_ops, &err) && session_run(&c, &aborted, &err);
+    ok = ok && session_begin(o, &c, rehearsal_steps, &online_ops, &err) &&
+         session_run(&c, &aborted, &err);
     if (ok)
         judge_all(&v, &c);
     if (began) {
         stop_clear();
         if (!engine_undo(&c.engine, &undo) || !rundir_end(c.journal, "rehearsed", &undo))
-            event_warn("what the rehearsal made could not all be dropped: %s; `pgcutover abort %s` tries again",
+            event_warn("what the rehearsal made could not all be dropped: %s; `pgcutover abort %s` "
+                       "tries again",
                        undo.message, c.dir.path);
     }
     session_end(&c);

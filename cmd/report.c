@@ -9,9 +9,10 @@ int report_error(const struct options *o, const struct error *err)
     int status = error_exit_status(err->code);
 
     if (o->json) {
-        json_t *e = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s}", "error", error_code_name(err->code), "status",
-                              status, "message", err->message, "detail", err->detail, "hint", err->hint, "context",
-                              err->context, "sqlstate", err->sqlstate);
+        json_t *e =
+            json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s}", "error", error_code_name(err->code),
+                      "status", status, "message", err->message, "detail", err->detail, "hint",
+                      err->hint, "context", err->context, "sqlstate", err->sqlstate);
         char *text = json_dumps(e, JSON_INDENT(1));
 
         printf("%s\n", text ? text : "{}");

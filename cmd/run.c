@@ -33,13 +33,15 @@ static bool create_run(const struct options *o, struct cutover *c, struct error 
         const struct playbook_section *s = playbook_section(pb, "cutover");
 
         base = rundir_base(o->dir ? o->dir : playbook_str(s, "dir"));
-        ok = rundir_create(&dir, base, playbook_str(s, "name"), err) && keep_playbook(pb, &dir, err);
+        ok =
+            rundir_create(&dir, base, playbook_str(s, "name"), err) && keep_playbook(pb, &dir, err);
         if (ok)
             ok = cutover_open(c, pb, &dir, true, err);
         else
             playbook_free(pb);
     }
-    ok = ok && journal_add(c->journal, "created", json_pack("{s:s}", "playbook", playbook_path(c->pb)), err);
+    ok = ok && journal_add(c->journal, "created",
+                           json_pack("{s:s}", "playbook", playbook_path(c->pb)), err);
     rundir_release(&dir);
     free(base);
     return ok;
@@ -91,7 +93,8 @@ int cmd_run(const struct options *o)
     return status;
 }
 
-/* An edited playbook: the map is derived and judged again; proved again while replay has not touched green. */
+/* An edited playbook: the map is derived and judged again; proved again while replay has not
+ * touched green. */
 static bool take_new_playbook(const struct options *o, struct cutover *c, struct error *err)
 {
     struct engine e;

@@ -1,4 +1,5 @@
-/* session.c - working on a run: its directory and playbook, signals, screen, control socket, keeper. */
+/* session.c - working on a run: its directory and playbook, signals, screen, control socket,
+ * keeper. */
 #include "cmd.h"
 
 #include "base/alloc.h"
@@ -16,14 +17,17 @@
 
 static struct screen *screen;
 
-bool load_playbook(const struct options *o, const char *path, struct playbook **out, struct error *err)
+bool load_playbook(const struct options *o, const char *path, struct playbook **out,
+                   struct error *err)
 {
-    struct playbook_source src = {.path = path, .overlay = o->overlay, .sets = o->nsets > 1 ? o->sets : NULL};
+    struct playbook_source src = {
+        .path = path, .overlay = o->overlay, .sets = o->nsets > 1 ? o->sets : NULL};
 
     return playbook_load(out, &src, err);
 }
 
-bool open_run(const struct options *o, const char *arg, bool work, struct cutover *c, struct error *err)
+bool open_run(const struct options *o, const char *arg, bool work, struct cutover *c,
+              struct error *err)
 {
     char *base = rundir_base(o->dir);
     struct rundir dir = {.lock_fd = -1};
@@ -57,7 +61,8 @@ static void answer_control(void *ctx, const char *line, struct strbuf *answer)
     static const struct {
         const char *verb;
         enum inbox in;
-    } verbs[] = {{"go", INBOX_GO}, {"wait", INBOX_WAIT}, {"stop", INBOX_STOP}, {"abort", INBOX_ABORT}};
+    } verbs[] = {
+        {"go", INBOX_GO}, {"wait", INBOX_WAIT}, {"stop", INBOX_STOP}, {"abort", INBOX_ABORT}};
     struct cutover *c = ctx;
 
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
@@ -82,11 +87,16 @@ static enum inbox ask_screen(void *ui, const char *gate, const char *evidence, b
 {
     (void) evidence; /* shown already, as an event */
     switch (screen_ask(ui, gate, first)) {
-    case SCREEN_GO: return INBOX_GO;
-    case SCREEN_WAIT: return INBOX_WAIT;
-    case SCREEN_STOP: return INBOX_STOP;
-    case SCREEN_ABORT: return INBOX_ABORT;
-    default: return INBOX_EMPTY;
+    case SCREEN_GO:
+        return INBOX_GO;
+    case SCREEN_WAIT:
+        return INBOX_WAIT;
+    case SCREEN_STOP:
+        return INBOX_STOP;
+    case SCREEN_ABORT:
+        return INBOX_ABORT;
+    default:
+        return INBOX_EMPTY;
     }
 }
 
@@ -96,14 +106,15 @@ static bool journal_who(struct cutover *c, const char *what, struct error *err)
     char host[256] = "";
 
     gethostname(host, sizeof host - 1);
-    return journal_add(c->journal, "process",
-                       json_pack("{s:s, s:s, s:s, s:i, s:s}", "what", what, "user", pw ? pw->pw_name : "?", "host",
-                                 host, "pid", (int) getpid(), "version", PGCUTOVER_VERSION),
-                       err);
+    return journal_add(
+        c->journal, "process",
+        json_pack("{s:s, s:s, s:s, s:i, s:s}", "what", what, "user", pw ? pw->pw_name : "?", "host",
+                  host, "pid", (int) getpid(), "version", PGCUTOVER_VERSION),
+        err);
 }
 
-bool session_begin(const struct options *o, struct cutover *c, const struct step *steps, const struct engine_ops *ops,
-                   struct error *err)
+bool session_begin(const struct options *o, struct cutover *c, const struct step *steps,
+                   const struct engine_ops *ops, struct error *err)
 {
     char *logs = cutover_file(c, "logs");
     bool ok;
@@ -120,7 +131,8 @@ bool session_begin(const struct options *o, struct cutover *c, const struct step
     engine_init(&c->engine, steps, ops, c, c->journal);
     c->engine.until = o->until;
     ok = file_make_dir(logs, err) && journal_who(c, steps[0].name, err) &&
-         control_start(&c->control, c->dir.path, answer_control, c, err) && keeper_start(&c->keeper, c, err);
+         control_start(&c->control, c->dir.path, answer_control, c, err) &&
+         keeper_start(&c->keeper, c, err);
     if (ok && o->until && engine_find(&c->engine, o->until) < 0)
         ok = error_set(err, ERR_USAGE, "--until: there is no step \"%s\"", o->until);
     if (ok && o->pause_after && engine_find(&c->engine, o->pause_after) < 0)

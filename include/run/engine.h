@@ -1,13 +1,14 @@
 /*
- * engine.h - walks the step table. Knows the journal and nothing of databases: what it must ask goes through
- * struct engine_ops.
+ * engine.h - walks the step table. Knows the journal and nothing of databases: what it must ask
+ * goes through struct engine_ops.
  *
  *   TODO --begin--> BEGUN --done--> DONE --undo--> UNDONE (= TODO again)
  *
- * begin, done, failed and undone are journal records, each durable before the engine goes on. After a crash:
- *   killed in a step outside the pause     the step is BEGUN: its act is called again
- *   killed in the pause, not decided       the pause steps are undone, the run is back at their gate
- *   killed in the pause, decided           the run goes on from `flip` (ops.decided says which, from the arbiter row)
+ * begin, done, failed and undone are journal records, each durable before the engine goes on. After
+ * a crash: killed in a step outside the pause     the step is BEGUN: its act is called again killed
+ * in the pause, not decided       the pause steps are undone, the run is back at their gate killed
+ * in the pause, decided           the run goes on from `flip` (ops.decided says which, from the
+ * arbiter row)
  */
 #ifndef PGCUTOVER_RUN_ENGINE_H
 #define PGCUTOVER_RUN_ENGINE_H
@@ -37,24 +38,25 @@ struct engine {
     struct journal *journal;
     enum step_state *states;
     int64_t *elapsed_us;
-    int64_t *began_us;        /* monotonic, of this process; 0 otherwise */
-    size_t current;           /* index of the step at work, nsteps at the end */
-    const char *until;        /* stop after this step, or NULL */
-    bool attached;            /* reattach was called for the steps done earlier */
+    int64_t *began_us; /* monotonic, of this process; 0 otherwise */
+    size_t current;    /* index of the step at work, nsteps at the end */
+    const char *until; /* stop after this step, or NULL */
+    bool attached;     /* reattach was called for the steps done earlier */
 };
 
-void engine_init(struct engine *e, const struct step *steps, const struct engine_ops *ops, void *ctx,
-                 struct journal *journal);
+void engine_init(struct engine *e, const struct step *steps, const struct engine_ops *ops,
+                 void *ctx, struct journal *journal);
 void engine_release(struct engine *e);
 int engine_find(const struct engine *e, const char *name); /* -1 when unknown */
 enum step_state engine_state(const struct engine *e, const char *name);
 
-/* Runs what is left. ERR_STOPPED when asked to (resumable); GATE_ABORT undoes everything and returns ERR_STOPPED with
- * *aborted true. */
+/* Runs what is left. ERR_STOPPED when asked to (resumable); GATE_ABORT undoes everything and
+ * returns ERR_STOPPED with *aborted true. */
 bool engine_run(struct engine *e, bool *aborted, struct error *err) WARN_UNUSED;
 /* Takes up sessions and threads of the steps that are done; engine_run does it by itself. */
 bool engine_attach(struct engine *e, struct error *err) WARN_UNUSED;
-/* Undoes every step that began, last first. Goes on past a failing undo and reports the first failure. */
+/* Undoes every step that began, last first. Goes on past a failing undo and reports the first
+ * failure. */
 bool engine_undo(struct engine *e, struct error *err) WARN_UNUSED;
 /* Forget that a step is done (its result is void): it and later ones will run again. */
 bool engine_reset(struct engine *e, const char *from, struct error *err) WARN_UNUSED;

@@ -1,7 +1,8 @@
 /*
- * pause_guard.h - the small process that watches over a pause. If the run dies (its pipe closes) or stalls past the
- * budget, the guard commits `revoked` into the arbiter row on the serving side, and only when that is certain points
- * traffic back and releases it. A run that wakes up later finds `revoked` and can't open (DESIGN 3).
+ * pause_guard.h - the small process that watches over a pause. If the run dies (its pipe closes) or
+ * stalls past the budget, the guard commits `revoked` into the arbiter row on the serving side, and
+ * only when that is certain points traffic back and releases it. A run that wakes up later finds
+ * `revoked` and can't open (DESIGN 3).
  */
 #ifndef PGCUTOVER_STEPS_PAUSE_GUARD_H
 #define PGCUTOVER_STEPS_PAUSE_GUARD_H
@@ -9,7 +10,8 @@
 #include "steps/cutover.h"
 
 /* Starts it for c->pause (from, to) and waits until it says that its sessions are open. */
-bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline_us, struct error *err) WARN_UNUSED;
+bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline_us,
+                  struct error *err) WARN_UNUSED;
 /* The pause began: from now on the guard's clock runs; limit_us after now it gives up on us. */
 bool pguard_arm(struct pguard *g, int64_t limit_us, struct error *err) WARN_UNUSED;
 /* The pause is over, one way or the other: the guard ends without acting. */

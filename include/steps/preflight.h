@@ -5,8 +5,8 @@
 #include "steps/steps.h"
 
 /* name is a literal; todo says what to do (copied; left out for CHECK_PASS). */
-void check_add(struct check_list *l, const char *name, enum check_result result, const char *todo, const char *fmt,
-               ...) PRINTF(5, 6);
+void check_add(struct check_list *l, const char *name, enum check_result result, const char *todo,
+               const char *fmt, ...) PRINTF(5, 6);
 
 void preflight_blue(struct cutover *c, struct check_list *l);
 void preflight_green(struct cutover *c, struct check_list *l);

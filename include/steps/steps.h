@@ -1,13 +1,13 @@
 /*
- * steps.h - the step tables and what the commands call. The table in src/steps/table.c is the procedure: a newcomer
- * reads it first.
+ * steps.h - the step tables and what the commands call. The table in src/steps/table.c is the
+ * procedure: a newcomer reads it first.
  */
 #ifndef PGCUTOVER_STEPS_STEPS_H
 #define PGCUTOVER_STEPS_STEPS_H
 
 #include "steps/cutover.h"
 
-extern const struct step online_steps[];   /* procedure = online */
+extern const struct step online_steps[]; /* procedure = online */
 extern const struct step rehearsal_steps[];
 extern const struct step rollback_steps[];
 extern const struct engine_ops online_ops;
@@ -67,7 +67,7 @@ bool step_flip(void *ctx, struct error *err);
 bool step_flip_undo(void *ctx, struct error *err);
 bool step_open(void *ctx, struct error *err);
 bool step_release(void *ctx, struct error *err);
-bool step_measure(void *ctx, struct error *err);       /* rehearsal: what a drain would take */
+bool step_measure(void *ctx, struct error *err); /* rehearsal: what a drain would take */
 bool step_rollback_prepare(void *ctx, struct error *err);
 bool step_rollback_count(void *ctx, struct error *err);
 bool step_rollback_release(void *ctx, struct error *err);
@@ -87,15 +87,16 @@ void describe_open(void *ctx, struct strbuf *out);
 void describe_release(void *ctx, struct strbuf *out);
 
 /* Whole commands over the steps. */
-bool cutover_abort(struct cutover *c, struct error *err) WARN_UNUSED;    /* before open */
-bool cutover_finish(struct cutover *c, bool unfence_blue, struct error *err) WARN_UNUSED; /* after open */
+bool cutover_abort(struct cutover *c, struct error *err) WARN_UNUSED; /* before open */
+bool cutover_finish(struct cutover *c, bool unfence_blue,
+                    struct error *err) WARN_UNUSED; /* after open */
 /* A table's writes on green since it opened. */
 struct write_count {
     char *table;
     int64_t inserts, updates, deletes, truncates;
 };
-bool cutover_writes_since_open(struct cutover *c, struct write_count **out, size_t *n, struct error *err)
-    WARN_UNUSED;
+bool cutover_writes_since_open(struct cutover *c, struct write_count **out, size_t *n,
+                               struct error *err) WARN_UNUSED;
 void write_counts_release(struct write_count *w, size_t n);
 
 /* Gates, checks and hooks around a step (engine_ops.before and .after). */

@@ -1,4 +1,5 @@
-/* verify_options.h - the playbook's [verify] and the run's sides as options of the verify module. */
+/* verify_options.h - the playbook's [verify] and the run's sides as options of the verify module.
+ */
 #ifndef PGCUTOVER_STEPS_VERIFY_OPTIONS_H
 #define PGCUTOVER_STEPS_VERIFY_OPTIONS_H
 

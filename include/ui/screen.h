@@ -1,6 +1,7 @@
 /*
- * screen.h - events as lines on standard error: steps as they go, a progress line (bar, rate, time left) that rewrites
- * itself on a terminal and comes every few seconds as plain lines elsewhere. And the question at a gate.
+ * screen.h - events as lines on standard error: steps as they go, a progress line (bar, rate, time
+ * left) that rewrites itself on a terminal and comes every few seconds as plain lines elsewhere.
+ * And the question at a gate.
  */
 #ifndef PGCUTOVER_UI_SCREEN_H
 #define PGCUTOVER_UI_SCREEN_H

@@ -1,7 +1,8 @@
 /*
- * project_set.c - statements that hit many rows of a table without a key at once. Which physical rows: each old row
- * bound is paired with another one of the target's rows that equal it, by their number among equals. One pass over the
- * table for all of them, where one by one each would cost a pass of its own.
+ * project_set.c - statements that hit many rows of a table without a key at once. Which physical
+ * rows: each old row bound is paired with another one of the target's rows that equal it, by their
+ * number among equals. One pass over the table for all of them, where one by one each would cost a
+ * pass of its own.
  */
 #include "map/project.h"
 

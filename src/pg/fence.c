@@ -398,7 +398,7 @@ bool fence_state(struct pg *pg, enum fence_state *out, struct error *err)
     const char *sql =
         "SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgname = "
         "'" FENCE_TRIGGER "' AND t.tgfoid = p.oid) THEN 'none' WHEN p.prosrc LIKE "
-                          "'%pgcutover:open%' THEN 'open' ELSE 'closed' END "
+        "'%pgcutover:open%' THEN 'open' ELSE 'closed' END "
         "FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_proc p ON p.oid = "
         "pg_catalog.to_regproc('pgcutover.fence')";
 

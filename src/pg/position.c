@@ -27,7 +27,8 @@ bool pg_export_snapshot(struct pg *pg, char out[64], struct error *err)
     return ok;
 }
 
-bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t deadline_us, struct error *err)
+bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t deadline_us,
+                   struct error *err)
 {
     char *name = xstrfmt("pgcutover/%s/%s", run, worker);
     const char *params[] = {name};
@@ -36,11 +37,12 @@ bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t d
     while (ok && !gone) {
         char *left = NULL;
 
-        ok = pg_value(pg, &left,
-                      "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
-                      "WHERE application_name = $1 AND pid <> pg_catalog.pg_backend_pid() "
-                      "AND datname = pg_catalog.current_database()",
-                      1, params, err);
+        ok = pg_value(
+            pg, &left,
+            "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
+            "WHERE application_name = $1 AND pid <> pg_catalog.pg_backend_pid() "
+            "AND datname = pg_catalog.current_database()",
+            1, params, err);
         gone = ok && strcmp(left, "0") == 0;
         free(left);
         if (ok && !gone) {
@@ -53,20 +55,24 @@ bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t d
     return ok;
 }
 
-bool slot_count_changes(struct pg *pg, const char *slot, const char *publication, struct slot_change **out,
-                        size_t *n, struct error *err)
+bool slot_count_changes(struct pg *pg, const char *slot, const char *publication,
+                        struct slot_change **out, size_t *n, struct error *err)
 {
-    /* A pgoutput message of protocol 1 begins with its type and, for row changes, the relation's OID. A TRUNCATE
-     * (type, count, options, OIDs) is counted at its first relation. */
+    /* A pgoutput message of protocol 1 begins with its type and, for row changes, the relation's
+     * OID. A TRUNCATE (type, count, options, OIDs) is counted at its first relation. */
     static const char sql[] =
         "WITH m AS (SELECT pg_catalog.chr(pg_catalog.get_byte(data, 0)) AS op, data FROM "
         "pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', "
         "'publication_names', $2)), "
-        "c AS (SELECT op, CASE WHEN op = 'T' THEN 6 ELSE 1 END AS at, data FROM m WHERE op IN ('I','U','D','T')), "
-        "r AS (SELECT op, (pg_catalog.get_byte(data, at)::bigint << 24) + (pg_catalog.get_byte(data, at + 1) << 16) "
-        "+ (pg_catalog.get_byte(data, at + 2) << 8) + pg_catalog.get_byte(data, at + 3) AS rel FROM c) "
+        "c AS (SELECT op, CASE WHEN op = 'T' THEN 6 ELSE 1 END AS at, data FROM m WHERE op IN "
+        "('I','U','D','T')), "
+        "r AS (SELECT op, (pg_catalog.get_byte(data, at)::bigint << 24) + "
+        "(pg_catalog.get_byte(data, at + 1) << 16) "
+        "+ (pg_catalog.get_byte(data, at + 2) << 8) + pg_catalog.get_byte(data, at + 3) AS rel "
+        "FROM c) "
         "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(k.relname), "
-        "count(*) FILTER (WHERE op = 'I'), count(*) FILTER (WHERE op = 'U'), count(*) FILTER (WHERE op = 'D'), "
+        "count(*) FILTER (WHERE op = 'I'), count(*) FILTER (WHERE op = 'U'), count(*) FILTER "
+        "(WHERE op = 'D'), "
         "count(*) FILTER (WHERE op = 'T') FROM r JOIN pg_catalog.pg_class k ON k.oid = r.rel::oid "
         "JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace WHERE n.nspname <> 'pgcutover' "
         "GROUP BY 1 ORDER BY 1";
@@ -103,8 +109,8 @@ bool slot_advance(struct pg *pg, const char *slot, lsn_t lsn, struct error *err)
     char text[LSN_SIZE];
     const char *params[] = {slot, lsn_str(text, lsn)};
     PGresult *res = NULL;
-    bool ok = pg_query(pg, &res, 1, "SELECT pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)", 2, params,
-                       err);
+    bool ok = pg_query(pg, &res, 1, "SELECT pg_catalog.pg_replication_slot_advance($1, $2::pg_lsn)",
+                       2, params, err);
 
     PQclear(res);
     return ok;

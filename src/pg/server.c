@@ -104,7 +104,7 @@ static bool read_objects(struct pg *pg, struct server_facts *f, struct error *er
         "c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') AND " NO_EXTENSION(
             "pg_catalog.pg_class",
             "c") " AND " USER_NAMESPACE ") + (SELECT count(*) FROM pg_catalog.pg_proc p JOIN "
-                                        "pg_catalog.pg_namespace n ON n.oid = "
+                 "pg_catalog.pg_namespace n ON n.oid = "
                  "p.pronamespace WHERE " NO_EXTENSION(
                      "pg_catalog.pg_proc",
                      "p") " AND " USER_NAMESPACE ") + "

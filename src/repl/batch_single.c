@@ -1,7 +1,8 @@
 /*
- * batch_single.c - changes that are no set by their keys: key changes, and whatever hits rows of a table without a key.
- * The latter cost a search each. Where an index serves that search, one by one is best; where it is a pass over the
- * table, many are gathered into one pass. Which of the two is measured as it goes.
+ * batch_single.c - changes that are no set by their keys: key changes, and whatever hits rows of a
+ * table without a key. The latter cost a search each. Where an index serves that search, one by one
+ * is best; where it is a pass over the table, many are gathered into one pass. Which of the two is
+ * measured as it goes.
  */
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -74,8 +75,8 @@ void images_add(struct batch *b, struct step *s, const struct map_table *mt,
     s->made.slots[at] = hash;
 }
 
-static bool run_pass(struct batch *b, struct pg *pg, const struct map_table *mt, const char *sql, size_t n,
-                     struct error *err)
+static bool run_pass(struct batch *b, struct pg *pg, const struct map_table *mt, const char *sql,
+                     size_t n, struct error *err)
 {
     int64_t affected = 0;
 
@@ -84,12 +85,12 @@ static bool run_pass(struct batch *b, struct pg *pg, const struct map_table *mt,
         return false;
     if (affected == (int64_t) n)
         return true;
-    return error_set(err, ERR_CONFLICT, "%zu rows of %s.%s met %lld", n, mt->source->schema, mt->source->name,
-                     (long long) affected);
+    return error_set(err, ERR_CONFLICT, "%zu rows of %s.%s met %lld", n, mt->source->schema,
+                     mt->source->name, (long long) affected);
 }
 
-/* Those of the changes from first on that one statement can take: the deletes (m NULL), or the updates that carry the
- * columns of m. */
+/* Those of the changes from first on that one statement can take: the deletes (m NULL), or the
+ * updates that carry the columns of m. */
 static size_t choose(struct batch *b, struct table *t, struct change *first, const struct mask *m,
                      const struct pgo_value **old, const struct pgo_value **new)
 {
@@ -105,8 +106,8 @@ static size_t choose(struct batch *b, struct table *t, struct change *first, con
 }
 
 /* *possible false: some update can't be said as one of many; nothing was done. */
-static bool run_passes(struct batch *b, struct pg *pg, struct table *t, struct change *first, size_t count,
-                       bool *possible, struct error *err)
+static bool run_passes(struct batch *b, struct pg *pg, struct table *t, struct change *first,
+                       size_t count, bool *possible, struct error *err)
 {
     const struct pgo_value **old = arena_alloc(b->arena, count * sizeof(*old));
     const struct pgo_value **new = arena_alloc(b->arena, count * sizeof(*new));

@@ -28,7 +28,8 @@ struct control {
     void *ctx;
 };
 
-/* sun_path holds 108 bytes; run directories may lie deeper. The directory's descriptor gives a short name for it. */
+/* sun_path holds 108 bytes; run directories may lie deeper. The directory's descriptor gives a
+ * short name for it. */
 static bool socket_at(int *fd, struct sockaddr_un *addr, int dir_fd, struct error *err)
 {
     *addr = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -77,7 +78,8 @@ static void *control_main(void *arg)
     struct control *c = arg;
 
     for (;;) {
-        struct pollfd p[2] = {{.fd = c->listener, .events = POLLIN}, {.fd = c->wake[0], .events = POLLIN}};
+        struct pollfd p[2] = {{.fd = c->listener, .events = POLLIN},
+                              {.fd = c->wake[0], .events = POLLIN}};
 
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             break;
@@ -108,7 +110,8 @@ static void control_free(struct control *c)
     free(c);
 }
 
-bool control_start(struct control **out, const char *dir, control_fn *fn, void *ctx, struct error *err)
+bool control_start(struct control **out, const char *dir, control_fn *fn, void *ctx,
+                   struct error *err)
 {
     struct control *c = xcalloc(1, sizeof *c);
     struct sockaddr_un addr;
@@ -164,8 +167,10 @@ bool control_send(const char *dir, const char *line, struct strbuf *answer, stru
         goto out;
     if (connect(fd, (struct sockaddr *) &addr, sizeof addr) != 0) {
         error_set(err, ERR_CONNECT, "no process works on run %s", dir);
-        error_hint(err, "`pgcutover status %s` says where it stands, `pgcutover resume %s` goes on with it.", dir,
-                   dir);
+        error_hint(
+            err,
+            "`pgcutover status %s` says where it stands, `pgcutover resume %s` goes on with it.",
+            dir, dir);
         goto out;
     }
     snprintf(buf, sizeof buf, "%s\n", line);

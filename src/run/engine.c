@@ -58,8 +58,8 @@ static void replay_journal(struct engine *e)
     }
 }
 
-void engine_init(struct engine *e, const struct step *steps, const struct engine_ops *ops, void *ctx,
-                 struct journal *journal)
+void engine_init(struct engine *e, const struct step *steps, const struct engine_ops *ops,
+                 void *ctx, struct journal *journal)
 {
     *e = (struct engine){.steps = steps, .ops = ops, .ctx = ctx, .journal = journal};
     while (steps[e->nsteps].name)
@@ -81,7 +81,8 @@ void engine_release(struct engine *e)
 }
 
 /* The only function that changes a step's state. */
-static bool enter(struct engine *e, size_t i, const char *phase, const struct error *why, struct error *err)
+static bool enter(struct engine *e, size_t i, const char *phase, const struct error *why,
+                  struct error *err)
 {
     const struct step *s = &e->steps[i];
     json_t *rec = json_pack("{s:s, s:s}", "step", s->name, "phase", phase);
@@ -96,7 +97,10 @@ static bool enter(struct engine *e, size_t i, const char *phase, const struct er
     if (!journal_add(e->journal, "step", rec, err))
         return error_push(err, "step %s", s->name);
     e->states[i] = state_of_phase(phase, e->states[i]);
-    event_emit(&(struct event){.kind = EVENT_STEP, .step = s->name, .object = phase, .text = s->title,
+    event_emit(&(struct event){.kind = EVENT_STEP,
+                               .step = s->name,
+                               .object = phase,
+                               .text = s->title,
                                .elapsed_us = e->elapsed_us[i]});
     return true;
 }
@@ -115,7 +119,8 @@ static bool undo_step(struct engine *e, size_t i, struct error *err)
     return enter(e, i, "undone", NULL, err);
 }
 
-/* Undo the steps that have flags, last first, past failures; the first failure is what is reported. */
+/* Undo the steps that have flags, last first, past failures; the first failure is what is reported.
+ */
 static bool undo_flagged(struct engine *e, unsigned flags, struct error *err)
 {
     bool ok = true;
@@ -147,7 +152,8 @@ bool engine_reset(struct engine *e, const char *from, struct error *err)
     if (at < 0)
         BUG("no step %s", from);
     for (size_t i = (size_t) at; i < e->nsteps; i++)
-        if (e->states[i] != STEP_TODO && e->states[i] != STEP_UNDONE && !enter(e, i, "undone", NULL, err))
+        if (e->states[i] != STEP_TODO && e->states[i] != STEP_UNDONE &&
+            !enter(e, i, "undone", NULL, err))
             return false;
     return true;
 }
@@ -223,9 +229,11 @@ static bool leave_pause(struct engine *e, bool *again, struct error *err)
     *again = false;
     stop_clear();
     if (!decided && !e->ops->decided(e->ctx, &decided, &asked)) {
-        error_set(err, ERR_OPERATOR, "could not learn whether the switch was decided: %s", asked.message);
-        return error_hint(err, "Nothing is open for writes that was not open before. When both servers answer "
-                               "again, type `pgcutover resume`.");
+        error_set(err, ERR_OPERATOR, "could not learn whether the switch was decided: %s",
+                  asked.message);
+        return error_hint(
+            err, "Nothing is open for writes that was not open before. When both servers answer "
+                 "again, type `pgcutover resume`.");
     }
     if (decided)
         return error_push(err, "after the decision");
@@ -233,8 +241,9 @@ static bool leave_pause(struct engine *e, bool *again, struct error *err)
         error_detail(&undo, "first failure: %s", err->message);
         error_set(err, ERR_OPERATOR, "the pause could not be taken back: %s", undo.message);
         error_detail(err, "%s", undo.detail);
-        return error_hint(err, "Blue holds all data. Release the traffic by hand if it is still held, then type "
-                               "`pgcutover resume` to let it try again.");
+        return error_hint(
+            err, "Blue holds all data. Release the traffic by hand if it is still held, then type "
+                 "`pgcutover resume` to let it try again.");
     }
     if (err->code == ERR_BUDGET) {
         struct error why = *err;

@@ -80,8 +80,10 @@ static bool load(struct journal *j, size_t *good, struct error *err)
         } else if (end && (size_t) (end - text.data) + 1 < text.len) {
             ok = error_set(err, ERR_IO, "%s is damaged at line %zu", j->path,
                            json_array_size(j->records) + 1);
-            error_hint(err, "The run can't be resumed from this directory; `pgcutover repair` is not in this "
-                            "version: compare both servers by hand before you go on.");
+            error_hint(
+                err,
+                "The run can't be resumed from this directory; `pgcutover repair` is not in this "
+                "version: compare both servers by hand before you go on.");
         } else {
             break; /* a torn tail announced an act that never began */
         }

@@ -106,8 +106,11 @@ bool rundir_create(struct rundir *out, const char *base, const char *name, struc
         if (errno != EEXIST)
             ok = error_set_errno(err, errno, "could not make %s", path);
         else if (has_ended(path, &ended, err) && !ended) {
-            ok = error_set(err, ERR_LOCKED, "run %s in %s has not ended", strrchr(path, '/') + 1, base);
-            error_hint(err, "Go on with it: `pgcutover resume %s`, or end it: `pgcutover abort %s`.", path, path);
+            ok = error_set(err, ERR_LOCKED, "run %s in %s has not ended", strrchr(path, '/') + 1,
+                           base);
+            error_hint(err,
+                       "Go on with it: `pgcutover resume %s`, or end it: `pgcutover abort %s`.",
+                       path, path);
         } else {
             ok = err->code == ERR_NONE;
         }
@@ -143,7 +146,8 @@ static bool find_only_live(char **path, const char *base, struct error *err)
     }
     if (ok && live != 1) {
         ok = live == 0 ? error_set(err, ERR_USAGE, "no run in %s is under way", base)
-                       : error_set(err, ERR_USAGE, "%zu runs in %s are under way: %s", live, base, list.data);
+                       : error_set(err, ERR_USAGE, "%zu runs in %s are under way: %s", live, base,
+                                   list.data);
         error_hint(err, live == 0 ? "Name a run or its directory; `pgcutover list` shows them."
                                   : "Say which one.");
     }
@@ -189,8 +193,8 @@ bool rundir_lock(struct rundir *d, struct error *err)
     free(path);
     if (!ok && err->code == ERR_LOCKED) {
         error_set(err, ERR_LOCKED, "another process works on run %s", d->name);
-        error_hint(err, "`pgcutover status %s` shows it; `pgcutover control %s stop` stops it.", d->path,
-                   d->path);
+        error_hint(err, "`pgcutover status %s` shows it; `pgcutover control %s stop` stops it.",
+                   d->path, d->path);
     }
     return ok;
 }

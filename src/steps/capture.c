@@ -1,7 +1,8 @@
 /*
- * capture.c - the point from which nothing is missed: replica identities first (TRAPS 14), then the publication, then
- * the slot with its exported snapshot. The snapshot lives as long as the session that made the slot stays idle; when
- * that session is gone before the dump is whole, slot and spool are void and made anew.
+ * capture.c - the point from which nothing is missed: replica identities first (TRAPS 14), then the
+ * publication, then the slot with its exported snapshot. The snapshot lives as long as the session
+ * that made the slot stays idle; when that session is gone before the dump is whole, slot and spool
+ * are void and made anew.
  */
 #include "steps/steps.h"
 
@@ -55,7 +56,8 @@ static bool make_slot(struct cutover *c, struct error *err)
         return false;
     pg_set_deadline(c->exporter, CLOCK_NONE);
     snprintf(c->snapshot, sizeof c->snapshot, "%s", snap.snapshot);
-    event_info("slot %s at %s, snapshot %s", c->names.slot, lsn_str(lsn, snap.consistent_point), snap.snapshot);
+    event_info("slot %s at %s, snapshot %s", c->names.slot, lsn_str(lsn, snap.consistent_point),
+               snap.snapshot);
     return FAULT("capture.slot-made", err) &&
            journal_fact(c->journal, "consistent_point", lsn_str(lsn, snap.consistent_point), err) &&
            fact_set(c->blue.pg, c->names.run, "slot", c->names.slot, err) &&
@@ -76,10 +78,11 @@ bool step_capture(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    return side_load(c, &c->blue, err) && fix_identities(c, err) && FAULT("capture.identities", err) &&
+    return side_load(c, &c->blue, err) && fix_identities(c, err) &&
+           FAULT("capture.identities", err) &&
            publication_create(c->blue.pg, c->names.publication, &c->blue.cat, err) &&
-           drop_old_slot(c, err) && make_slot(c, err) && side_load(c, &c->blue, err) && remember_blue(c, err) &&
-           live_start_capture(c, err);
+           drop_old_slot(c, err) && make_slot(c, err) && side_load(c, &c->blue, err) &&
+           remember_blue(c, err) && live_start_capture(c, err);
 }
 
 bool step_capture_undo(void *ctx, struct error *err)
@@ -108,11 +111,15 @@ static bool same_blue(struct cutover *c, struct error *err)
     if (!text || sscanf(text, "%llu/%u/%u", &id, &was.timeline, &was.database_oid) != 3)
         return true;
     was.system_id = id;
-    if (pg_same_server(&was, &c->blue.identity) && was.database_oid == c->blue.identity.database_oid)
+    if (pg_same_server(&was, &c->blue.identity) &&
+        was.database_oid == c->blue.identity.database_oid)
         return true;
     error_set(err, ERR_VOID, "blue is not the database that this run began with (%s then)", text);
-    return error_hint(err, "A failover or another database behind the same name: the clone is void. `pgcutover "
-                           "abort %s`, then run anew.", c->names.run);
+    return error_hint(
+        err,
+        "A failover or another database behind the same name: the clone is void. `pgcutover "
+        "abort %s`, then run anew.",
+        c->names.run);
 }
 
 static bool slot_stands(struct cutover *c, struct error *err)
@@ -124,8 +131,9 @@ static bool slot_stands(struct cutover *c, struct error *err)
     if (slot.exists && strcmp(slot.wal_status, "lost") != 0)
         return true;
     error_set(err, ERR_VOID, "slot %s on blue is %s", c->names.slot, slot.exists ? "lost" : "gone");
-    return error_hint(err, "Changes were missed: the clone is void. `pgcutover abort %s`, then run anew.",
-                      c->names.run);
+    return error_hint(
+        err, "Changes were missed: the clone is void. `pgcutover abort %s`, then run anew.",
+        c->names.run);
 }
 
 bool step_capture_attach(void *ctx, struct error *err)
@@ -136,7 +144,8 @@ bool step_capture_attach(void *ctx, struct error *err)
         return true;
     if (!side_load(c, &c->blue, err) || !same_blue(c, err))
         return false;
-    /* Without its snapshot an archive that isn't whole can't be made any more: the dump step captures anew. */
+    /* Without its snapshot an archive that isn't whole can't be made any more: the dump step
+     * captures anew. */
     if (engine_state(&c->engine, "dump") != STEP_DONE)
         return true;
     return slot_stands(c, err) && live_start_capture(c, err);
@@ -146,10 +155,14 @@ void describe_capture(void *ctx, struct strbuf *out)
 {
     struct cutover *c = ctx;
 
-    strbuf_addstr(out, "on blue: ALTER TABLE ... REPLICA IDENTITY FULL where an identity is missing or a rule needs it\n");
-    strbuf_addf(out, "on blue: CREATE PUBLICATION %s FOR TABLE every leaf table, pgcutover.marker\n",
+    strbuf_addstr(out, "on blue: ALTER TABLE ... REPLICA IDENTITY FULL where an identity is "
+                       "missing or a rule needs it\n");
+    strbuf_addf(out,
+                "on blue: CREATE PUBLICATION %s FOR TABLE every leaf table, pgcutover.marker\n",
                 c->names.publication);
-    strbuf_addf(out, "on blue: CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT (waits for open "
-                     "transactions, at most %s)\n", c->names.slot,
-                playbook_str(cutover_section(c, "capture"), "slot_timeout"));
+    strbuf_addf(
+        out,
+        "on blue: CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT (waits for open "
+        "transactions, at most %s)\n",
+        c->names.slot, playbook_str(cutover_section(c, "capture"), "slot_timeout"));
 }

@@ -1,4 +1,5 @@
-/* clone.c - dump from the capture's snapshot, restore into green, and the picture of green before its migrations. */
+/* clone.c - dump from the capture's snapshot, restore into green, and the picture of green before
+ * its migrations. */
 #include "clone/archive.h"
 
 #include "base/alloc.h"
@@ -35,7 +36,8 @@ bool step_dump(void *ctx, struct error *err)
     bool ok = true;
 
     if (!c->exporter) {
-        event_warn("the snapshot of the capture is gone with the process that held it: capturing anew");
+        event_warn(
+            "the snapshot of the capture is gone with the process that held it: capturing anew");
         ok = step_capture_undo(c, &redo) && step_capture(c, &redo);
         if (!ok)
             *err = redo;
@@ -91,16 +93,21 @@ static bool make_green(struct cutover *c, struct error *err)
         return side_connect(c, &c->green, err) && side_lock(c, &c->green, err) &&
                (engine_state(&c->engine, "restore") == STEP_TODO ||
                 server_empty_database(c->green.pg, c->names.run, err));
-    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run, err))
+    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run,
+                                err))
         return false;
     if (exists && !ours) {
-        error_set(err, ERR_NOGO, "database %s exists on green's server and is not a clone of this run", c->green.dbname);
+        error_set(err, ERR_NOGO,
+                  "database %s exists on green's server and is not a clone of this run",
+                  c->green.dbname);
         return error_hint(err, "Name another database in [green] conninfo, or drop it yourself.");
     }
     if (exists && !server_drop_database(c->green.conninfo, c->green.dbname, c->names.run, err))
         return false;
-    return server_create_database(c->green.conninfo, c->green.dbname, c->blue.pg, c->names.run, err) &&
-           FAULT("restore.created", err) && side_connect(c, &c->green, err) && side_lock(c, &c->green, err);
+    return server_create_database(c->green.conninfo, c->green.dbname, c->blue.pg, c->names.run,
+                                  err) &&
+           FAULT("restore.created", err) && side_connect(c, &c->green, err) &&
+           side_lock(c, &c->green, err);
 }
 
 static bool restore_archive(struct cutover *c, struct error *err)
@@ -130,11 +137,13 @@ static bool restored(struct cutover *c, bool *yes, struct error *err)
     bool exists = false, ours = false;
 
     *yes = false;
-    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run, err))
+    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run,
+                                err))
         return false;
     if (!exists || (creates_green(c) && !ours))
         return true;
-    if (!side_connect(c, &c->green, err) || !fact_get(c->green.pg, c->names.run, "restored", &value, err))
+    if (!side_connect(c, &c->green, err) ||
+        !fact_get(c->green.pg, c->names.run, "restored", &value, err))
         return false;
     *yes = value != NULL;
     free(value);
@@ -151,9 +160,11 @@ bool step_restore(void *ctx, struct error *err)
     if (yes)
         return side_lock(c, &c->green, err) && step_dump_undo(c, err);
     return make_green(c, err) && facts_install(c->green.pg, c->names.run, err) &&
-           journal_fact(c->journal, "green_database", c->green.dbname, err) && restore_archive(c, err) &&
-           identity_copy_saved(c->blue.pg, c->green.pg, c->names.run, err) && side_load(c, &c->green, err) &&
-           catalog_save_before(c->green.pg, &c->green.cat, err) && FAULT("restore.before-mark", err) &&
+           journal_fact(c->journal, "green_database", c->green.dbname, err) &&
+           restore_archive(c, err) &&
+           identity_copy_saved(c->blue.pg, c->green.pg, c->names.run, err) &&
+           side_load(c, &c->green, err) && catalog_save_before(c->green.pg, &c->green.cat, err) &&
+           FAULT("restore.before-mark", err) &&
            fact_set(c->green.pg, c->names.run, "restored", "yes", err) && step_dump_undo(c, err) &&
            live_check(c, err);
 }
@@ -168,8 +179,10 @@ bool step_restore_undo(void *ctx, struct error *err)
         return true;
     }
     if (!creates_green(c))
-        return side_connect(c, &c->green, err) && server_empty_database(c->green.pg, c->names.run, err);
-    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run, err))
+        return side_connect(c, &c->green, err) &&
+               server_empty_database(c->green.pg, c->names.run, err);
+    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run,
+                                err))
         return false;
     if (!exists || !ours)
         return true;

@@ -1,6 +1,7 @@
 /*
- * compare.c - "at one LSN" (DESIGN 6): replay held; a temporary slot on blue exports a snapshot at its consistent point;
- * replay goes exactly there; green's snapshot is exported; replay goes on; the two snapshots are compared.
+ * compare.c - "at one LSN" (DESIGN 6): replay held; a temporary slot on blue exports a snapshot at
+ * its consistent point; replay goes exactly there; green's snapshot is exported; replay goes on;
+ * the two snapshots are compared.
  */
 #include "base/alloc.h"
 #include "base/event.h"
@@ -18,8 +19,8 @@
 
 struct point {
     struct cutover *c;
-    struct pg *exporter;  /* walsender on blue */
-    struct pg *target;    /* green's exporting transaction */
+    struct pg *exporter; /* walsender on blue */
+    struct pg *target;   /* green's exporting transaction */
     struct slot_snapshot snap;
     char target_snapshot[64];
     bool held;
@@ -45,7 +46,8 @@ static bool blue_snapshot(struct point *p, struct error *err)
     snprintf(name, sizeof name, "%.55s_cmp", c->names.slot);
     if (!side_open(c, &c->blue, PG_WALSENDER, "compare-slot", &p->exporter, err))
         return false;
-    pg_set_deadline(p->exporter, clock_us() + playbook_us(cutover_section(c, "capture"), "slot_timeout"));
+    pg_set_deadline(p->exporter,
+                    clock_us() + playbook_us(cutover_section(c, "capture"), "slot_timeout"));
     return slot_create(p->exporter, c->blue.pg, name, true, &p->snap, err);
 }
 
@@ -56,7 +58,8 @@ static bool green_snapshot(struct point *p, struct error *err)
            pg_export_snapshot(p->target, p->target_snapshot, err);
 }
 
-/* Prove: replay has not begun; only the spool must reach the point, so that the keys changed meanwhile are known. */
+/* Prove: replay has not begun; only the spool must reach the point, so that the keys changed
+ * meanwhile are known. */
 static bool wait_spooled(struct cutover *c, lsn_t lsn, struct error *err)
 {
     struct capture_stats s;
@@ -82,25 +85,29 @@ static bool reach_point(struct point *p, enum compare_mode mode, struct error *e
             return false;
         p->held = true;
     }
-    /* The marker gives the stream something past the point, so that "everything before it" can be told. */
+    /* The marker gives the stream something past the point, so that "everything before it" can be
+     * told. */
     if (!blue_snapshot(p, err) || !marker_write(c->blue.pg, c->names.run, &marker, &past, err))
         return false;
     if (mode == COMPARE_PROVE)
         return wait_spooled(c, past, err) && green_snapshot(p, err);
-    return apply_run_to(c->apply, p->snap.consistent_point, clock_in_ms(HOLD_MS), err) && green_snapshot(p, err);
+    return apply_run_to(c->apply, p->snap.consistent_point, clock_in_ms(HOLD_MS), err) &&
+           green_snapshot(p, err);
 }
 
 static json_t *table_record(const struct verify_table *t)
 {
-    return json_pack("{s:s, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "table", t->table->source->sql_name, "target",
-                     t->table->target ? t->table->target->sql_name : NULL, "rows", (json_int_t) t->source_rows,
-                     "proved", (json_int_t) t->proved, "excepted", (json_int_t) t->excepted, "missing",
-                     (json_int_t) t->missing, "extra", (json_int_t) t->extra, "differing",
-                     (json_int_t) t->differing, "us", (json_int_t) t->elapsed_us);
+    return json_pack("{s:s, s:s?, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "table",
+                     t->table->source->sql_name, "target",
+                     t->table->target ? t->table->target->sql_name : NULL, "rows",
+                     (json_int_t) t->source_rows, "proved", (json_int_t) t->proved, "excepted",
+                     (json_int_t) t->excepted, "missing", (json_int_t) t->missing, "extra",
+                     (json_int_t) t->extra, "differing", (json_int_t) t->differing, "us",
+                     (json_int_t) t->elapsed_us);
 }
 
-static bool journal_result(struct cutover *c, const struct point *p, const char *what, const struct verify_result *r,
-                           struct error *err)
+static bool journal_result(struct cutover *c, const struct point *p, const char *what,
+                           const struct verify_result *r, struct error *err)
 {
     json_t *tables = json_array();
     char lsn[LSN_SIZE];
@@ -108,14 +115,16 @@ static bool journal_result(struct cutover *c, const struct point *p, const char 
     for (size_t i = 0; i < r->ntables; i++)
         if (r->tables[i].compared)
             json_array_append_new(tables, table_record(&r->tables[i]));
-    return journal_add(c->journal, what,
-                       json_pack("{s:s, s:I, s:I, s:I, s:o}", "lsn", lsn_str(lsn, p->snap.consistent_point), "rows",
-                                 (json_int_t) r->rows, "differing", (json_int_t) r->differing, "unproved",
-                                 (json_int_t) r->unproved, "tables", tables),
-                       err);
+    return journal_add(
+        c->journal, what,
+        json_pack("{s:s, s:I, s:I, s:I, s:o}", "lsn", lsn_str(lsn, p->snap.consistent_point),
+                  "rows", (json_int_t) r->rows, "differing", (json_int_t) r->differing, "unproved",
+                  (json_int_t) r->unproved, "tables", tables),
+        err);
 }
 
-static bool judge(struct cutover *c, enum compare_mode mode, const struct verify_result *r, struct error *err)
+static bool judge(struct cutover *c, enum compare_mode mode, const struct verify_result *r,
+                  struct error *err)
 {
     const char *file = mode == COMPARE_PROVE ? "proof.txt" : "verification.txt";
     struct strbuf text = {0};
@@ -128,16 +137,20 @@ static bool judge(struct cutover *c, enum compare_mode mode, const struct verify
         error_set(err, ERR_NOGO, "%lld rows differ between blue (through the map) and green",
                   (long long) r->differing);
         error_detail(err, "%s", strbuf_cstr(&text));
-        ok = error_hint(err, mode == COMPARE_PROVE
-                                 ? "The map does not know what the migrations did there. Add the rule to the playbook "
-                                   "and type `pgcutover resume %s --playbook FILE`. All of it: %s"
-                                 : "Replay and blue disagree: nothing is switched. `pgcutover abort %s` leaves blue as "
-                                   "it was. All of it: %s",
+        ok = error_hint(err,
+                        mode == COMPARE_PROVE
+                            ? "The map does not know what the migrations did there. Add the rule "
+                              "to the playbook "
+                              "and type `pgcutover resume %s --playbook FILE`. All of it: %s"
+                            : "Replay and blue disagree: nothing is switched. `pgcutover abort %s` "
+                              "leaves blue as "
+                              "it was. All of it: %s",
                         c->names.run, path);
     }
     if (ok && r->unproved > 0 && mode == COMPARE_PROVE)
-        event_warn("%zu tables have rows but none could be proved (all of them changed meanwhile): see %s",
-                   r->unproved, path);
+        event_warn(
+            "%zu tables have rows but none could be proved (all of them changed meanwhile): see %s",
+            r->unproved, path);
     if (ok)
         event_info("%lld rows compared, none differs", (long long) r->rows);
     free(path);
@@ -157,16 +170,18 @@ bool compare_at_one_lsn(struct cutover *c, enum compare_mode mode, struct error 
     if (mode == COMPARE_PROVE)
         except = touched_new(c->map.ntables, 5000000);
     ok = reach_point(&p, mode, err) &&
-         (mode == COMPARE_VERIFY || apply_scan_touched(c->spool, &c->map, p.snap.consistent_point, except, err));
+         (mode == COMPARE_VERIFY ||
+          apply_scan_touched(c->spool, &c->map, p.snap.consistent_point, except, err));
     if (ok) {
         o.source.snapshot = p.snap.snapshot;
         o.target.snapshot = p.target_snapshot;
         o.except = except;
         o.ready = let_go;
         o.ctx = &p;
-        ok = verify_full(&o, &result, err) &&
-             journal_result(c, &p, mode == COMPARE_PROVE ? "proof" : "verification", &result, err) &&
-             judge(c, mode, &result, err);
+        ok =
+            verify_full(&o, &result, err) &&
+            journal_result(c, &p, mode == COMPARE_PROVE ? "proof" : "verification", &result, err) &&
+            judge(c, mode, &result, err);
     }
     let_go(&p);
     touched_free(except);

@@ -54,27 +54,34 @@ static void collect_rules(struct cutover *c)
         const struct playbook_section *s = playbook_at(c->pb, "map", i);
         struct map_rule *rule = VEC_ADD(c->rules, c->nrules, cap);
 
-        *rule = (struct map_rule){.section = playbook_section_name(s), .line = playbook_section_line(s),
-                                  .table = playbook_str(s, "table"), .skip = playbook_bool(s, "skip"),
-                                  .key = playbook_list(s, "key"), .volatiles = playbook_list(s, "volatile")};
+        *rule = (struct map_rule){.section = playbook_section_name(s),
+                                  .line = playbook_section_line(s),
+                                  .table = playbook_str(s, "table"),
+                                  .skip = playbook_bool(s, "skip"),
+                                  .key = playbook_list(s, "key"),
+                                  .volatiles = playbook_list(s, "volatile")};
         collect_ups(s, rule);
     }
 }
 
-static bool open_side(struct side *s, const char *name, const struct playbook_section *section, struct error *err)
+static bool open_side(struct side *s, const char *name, const struct playbook_section *section,
+                      struct error *err)
 {
     s->name = name;
     s->conninfo = playbook_str(section, "conninfo");
-    return pg_conninfo_dbname(s->conninfo, &s->dbname, err) || error_push(err, "[%s] conninfo", name);
+    return pg_conninfo_dbname(s->conninfo, &s->dbname, err) ||
+           error_push(err, "[%s] conninfo", name);
 }
 
-bool cutover_open(struct cutover *c, struct playbook *pb, struct rundir *dir, bool write, struct error *err)
+bool cutover_open(struct cutover *c, struct playbook *pb, struct rundir *dir, bool write,
+                  struct error *err)
 {
     c->pb = pb;
     if (dir) {
         c->dir = *dir;
         *dir = (struct rundir){.lock_fd = -1};
-        if (!(write ? journal_open(&c->journal, c->dir.path, err) : journal_read(&c->journal, c->dir.path, err)))
+        if (!(write ? journal_open(&c->journal, c->dir.path, err)
+                    : journal_read(&c->journal, c->dir.path, err)))
             return false;
         name_objects(&c->names, c->dir.name);
         c->decided = journal_get_fact(c->journal, "decided") != NULL;
@@ -103,17 +110,19 @@ bool cutover_open_traffic(struct cutover *c, struct error *err)
 {
     const char *compatible = playbook_str(cutover_section(c, "app"), "compatible");
     char *log = c->dir.path ? cutover_file(c, "logs/commands.log") : NULL;
-    struct traffic_context context = {.run = c->names.run,
-                                      .two_versions = strcmp(compatible, "switch") == 0,
-                                      .log_path = log,
-                                      .pause_us = playbook_us(cutover_section(c, "thresholds"), "write_pause")};
+    struct traffic_context context = {
+        .run = c->names.run,
+        .two_versions = strcmp(compatible, "switch") == 0,
+        .log_path = log,
+        .pause_us = playbook_us(cutover_section(c, "thresholds"), "write_pause")};
     size_t n = playbook_count(c->pb, "traffic");
     bool ok = true;
 
     if (!c->traffic)
         c->traffic = xcalloc(n + 1, sizeof *c->traffic);
     for (; ok && c->ntraffic < n; c->ntraffic += ok)
-        ok = traffic_open(&c->traffic[c->ntraffic], playbook_at(c->pb, "traffic", c->ntraffic), &context, err);
+        ok = traffic_open(&c->traffic[c->ntraffic], playbook_at(c->pb, "traffic", c->ntraffic),
+                          &context, err);
     free(log);
     return ok;
 }
@@ -159,8 +168,8 @@ void cutover_close(struct cutover *c)
     *c = (struct cutover){.dir.lock_fd = -1};
 }
 
-bool side_open(struct cutover *c, const struct side *s, enum pg_kind kind, const char *worker, struct pg **out,
-               struct error *err)
+bool side_open(struct cutover *c, const struct side *s, enum pg_kind kind, const char *worker,
+               struct pg **out, struct error *err)
 {
     return pg_open(out, s->conninfo, s->dbname, kind, c->names.run, worker, NULL, err) ||
            error_push(err, "%s", s->name);
@@ -177,11 +186,14 @@ bool side_connect(struct cutover *c, struct side *s, struct error *err)
     if (!side_open(c, s, PG_PLAIN, "control", &s->pg, err) || !pg_identify(s->pg, &now, err))
         return false;
     if (s->identity.system_id && !pg_same_server(&now, &s->identity)) {
-        error_set(err, ERR_VOID, "%s is another server now: system identifier %llu timeline %u, was %llu timeline %u",
-                  s->name, (unsigned long long) now.system_id, now.timeline,
-                  (unsigned long long) s->identity.system_id, s->identity.timeline);
-        return error_hint(err, "A failover took place. The clone is void: `pgcutover abort %s`, then run anew.",
-                          c->names.run);
+        error_set(
+            err, ERR_VOID,
+            "%s is another server now: system identifier %llu timeline %u, was %llu timeline %u",
+            s->name, (unsigned long long) now.system_id, now.timeline,
+            (unsigned long long) s->identity.system_id, s->identity.timeline);
+        return error_hint(
+            err, "A failover took place. The clone is void: `pgcutover abort %s`, then run anew.",
+            c->names.run);
     }
     s->identity = now;
     return true;
@@ -196,7 +208,8 @@ bool side_lock(struct cutover *c, struct side *s, struct error *err)
     return side_open(c, s, PG_PLAIN, "lock", &s->lock, err) && run_lock(s->lock, err);
 }
 
-/* REPLICA IDENTITY FULL sends the primary key's values too: an immediate one still tells rows apart. */
+/* REPLICA IDENTITY FULL sends the primary key's values too: an immediate one still tells rows
+ * apart. */
 static void keep_primary_keys(struct catalog *cat)
 {
     for (size_t i = 0; i < cat->ntables; i++) {

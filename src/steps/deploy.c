@@ -1,4 +1,5 @@
-/* deploy.c - the new version of the application, and the traffic drivers made ready; the slot for the way back. */
+/* deploy.c - the new version of the application, and the traffic drivers made ready; the slot for
+ * the way back. */
 #include "base/alloc.h"
 #include "base/event.h"
 #include "pg/slot.h"
@@ -14,7 +15,8 @@ bool step_reverse(void *ctx, struct error *err)
     struct slot_info slot;
     int changed = 0;
 
-    /* TRAPS 14, on this side too: published without an identity, a table refuses UPDATE and DELETE. */
+    /* TRAPS 14, on this side too: published without an identity, a table refuses UPDATE and DELETE.
+     */
     if (!side_connect(c, &c->green, err) ||
         !identity_fix(c->green.pg, c->names.run, &c->green.cat, NULL, &changed, err) ||
         !publication_create(c->green.pg, c->names.back_publication, &c->green.cat, err) ||
@@ -37,8 +39,8 @@ void describe_reverse(void *ctx, struct strbuf *out)
 {
     struct cutover *c = ctx;
 
-    strbuf_addf(out, "on green: CREATE PUBLICATION %s; logical slot %s\n", c->names.back_publication,
-                c->names.back_slot);
+    strbuf_addf(out, "on green: CREATE PUBLICATION %s; logical slot %s\n",
+                c->names.back_publication, c->names.back_slot);
 }
 
 /* Before the first switch traffic must be where we think it is. */
@@ -48,12 +50,14 @@ static bool ready_traffic(struct cutover *c, struct error *err)
         enum traffic_side side = TRAFFIC_UNKNOWN;
         bool held = false;
 
-        if (!traffic_prepare(c->traffic[i], err) || !traffic_probe(c->traffic[i], &side, &held, err))
+        if (!traffic_prepare(c->traffic[i], err) ||
+            !traffic_probe(c->traffic[i], &side, &held, err))
             return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
         if (side != TRAFFIC_BLUE) {
-            error_set(err, ERR_TRAFFIC, "[traffic %s] points at %s, not at blue", traffic_name(c->traffic[i]),
-                      traffic_side_name(side));
-            return error_hint(err, "Point it at blue and type `pgcutover resume %s`.", c->names.run);
+            error_set(err, ERR_TRAFFIC, "[traffic %s] points at %s, not at blue",
+                      traffic_name(c->traffic[i]), traffic_side_name(side));
+            return error_hint(err, "Point it at blue and type `pgcutover resume %s`.",
+                              c->names.run);
         }
     }
     return true;
@@ -71,7 +75,8 @@ static bool wait_healthy(struct cutover *c, const struct playbook_section *s, st
         if (command_run(c, s, "health", "green", &last))
             return true;
         if (clock_passed(deadline)) {
-            error_set(err, ERR_NOGO, "[deploy %s] is not healthy: %s", playbook_section_name(s), last.message);
+            error_set(err, ERR_NOGO, "[deploy %s] is not healthy: %s", playbook_section_name(s),
+                      last.message);
             return error_detail(err, "%s", last.detail);
         }
         if (!live_check(c, err))

@@ -55,7 +55,8 @@ static bool run_checks(struct cutover *c, const char *when, struct error *err)
 
         if (!listed(playbook_list(s, "when"), when))
             continue;
-        ok = playbook_str(s, "sql") ? check_sql(c, s, err) : command_run(c, s, "command", "green", err);
+        ok = playbook_str(s, "sql") ? check_sql(c, s, err)
+                                    : command_run(c, s, "command", "green", err);
         if (!ok) {
             err->code = err->code == ERR_STOPPED ? ERR_STOPPED : ERR_NOGO;
             return error_push(err, "[check %s] %s", playbook_section_name(s), when);
@@ -71,7 +72,8 @@ static bool run_hooks(struct cutover *c, const char *when, struct error *err)
         const struct playbook_section *s = playbook_at(c->pb, "hook", i);
         struct error why = {0};
 
-        if (strcmp(playbook_section_name(s), when) != 0 || command_run(c, s, "command", "blue", &why))
+        if (strcmp(playbook_section_name(s), when) != 0 ||
+            command_run(c, s, "command", "blue", &why))
             continue;
         if (strcmp(playbook_str(s, "on_failure"), "stop") == 0) {
             *err = why;
@@ -132,7 +134,8 @@ static int64_t took(const struct cutover *c, const char *step)
     return i < 0 ? 0 : c->engine.elapsed_us[i];
 }
 
-/* Thresholds that the run has passed: asked about here, since only write_pause undoes anything by itself. */
+/* Thresholds that the run has passed: asked about here, since only write_pause undoes anything by
+ * itself. */
 static void add_thresholds(struct cutover *c, struct strbuf *out)
 {
     const struct playbook_section *s = cutover_section(c, "thresholds");
@@ -162,14 +165,19 @@ static char *evidence(struct cutover *c)
     char lag[HUMAN_SIZE];
     struct verifier_stats v = {0};
 
-    strbuf_addf(&out, "  lag: %s\n", human_bytes(lag, live_lag_bytes(c) < 0 ? 0 : live_lag_bytes(c)));
+    strbuf_addf(&out, "  lag: %s\n",
+                human_bytes(lag, live_lag_bytes(c) < 0 ? 0 : live_lag_bytes(c)));
     if (c->tail) {
         tail_stats(c->tail, &v);
-        strbuf_addf(&out, "  proved and verified; tail not compared yet: %lld keys, %lld tables as a whole "
-                          "(about %.1f ms to confirm)\n",
-                    (long long) v.waiting, (long long) v.whole, (double) tail_estimate_us(c->tail) / 1000.0);
+        strbuf_addf(
+            &out,
+            "  proved and verified; tail not compared yet: %lld keys, %lld tables as a whole "
+            "(about %.1f ms to confirm)\n",
+            (long long) v.waiting, (long long) v.whole,
+            (double) tail_estimate_us(c->tail) / 1000.0);
         if (v.suspicious)
-            strbuf_addf(&out, "  SUSPICIOUS: %lld keys differed again and again\n", (long long) v.suspicious);
+            strbuf_addf(&out, "  SUSPICIOUS: %lld keys differed again and again\n",
+                        (long long) v.suspicious);
     }
     add_thresholds(c, &out);
     add_blockers(c, &out);
@@ -196,14 +204,18 @@ static bool allowed(struct cutover *c, struct error *err)
         tail_stats(c->tail, &v);
     if (v.suspicious == 0)
         return true;
-    error_set(err, ERR_NOGO, "%lld rows differed from blue again and again after replay had passed them",
+    error_set(err, ERR_NOGO,
+              "%lld rows differed from blue again and again after replay had passed them",
               (long long) v.suspicious);
-    return error_hint(err, "`pgcutover verify %s` compares everything and names them.", c->names.run);
+    return error_hint(err, "`pgcutover verify %s` compares everything and names them.",
+                      c->names.run);
 }
 
-static bool journal_answer(struct cutover *c, const char *gate, const char *answer, const char *who, struct error *err)
+static bool journal_answer(struct cutover *c, const char *gate, const char *answer, const char *who,
+                           struct error *err)
 {
-    return journal_add(c->journal, "gate", json_pack("{s:s, s:s, s:s}", "gate", gate, "answer", answer, "by", who),
+    return journal_add(c->journal, "gate",
+                       json_pack("{s:s, s:s, s:s}", "gate", gate, "answer", answer, "by", who),
                        err);
 }
 
@@ -223,8 +235,8 @@ static enum inbox poll_answer(struct cutover *c, const char *gate, bool first, c
     return in;
 }
 
-static bool wait_at_gate(struct cutover *c, const char *gate, const char *window, enum gate_answer *answer,
-                         struct error *err)
+static bool wait_at_gate(struct cutover *c, const char *gate, const char *window,
+                         enum gate_answer *answer, struct error *err)
 {
     int64_t remind = 0;
     bool first = true;
@@ -316,7 +328,8 @@ static bool retry_pause(void *ctx, const struct error *why, bool *again, struct 
     event_warn("the pause was undone and %s serves on: %s", c->pause.from->name, why->message);
     if (why->detail[0])
         event_info("what held it:\n%s", why->detail);
-    *again = c->assume_yes ? c->pause.attempts < playbook_int(s, "switch_attempts") : c->pause.from == &c->blue;
+    *again = c->assume_yes ? c->pause.attempts < playbook_int(s, "switch_attempts")
+                           : c->pause.from == &c->blue;
     if (!*again)
         return true;
     until = clock_us() + playbook_us(s, "switch_retry");
@@ -337,7 +350,9 @@ static bool no_gate(void *ctx, const struct step *step, enum gate_answer *answer
     return true;
 }
 
-const struct engine_ops online_ops = {
-    .before = gate_before, .after = gate_after, .decided = pause_decided, .retry_pause = retry_pause};
+const struct engine_ops online_ops = {.before = gate_before,
+                                      .after = gate_after,
+                                      .decided = pause_decided,
+                                      .retry_pause = retry_pause};
 const struct engine_ops rollback_ops = {
     .before = no_gate, .decided = pause_decided, .retry_pause = retry_pause};

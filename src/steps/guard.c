@@ -9,7 +9,8 @@
 
 static bool refuses_ddl(const struct cutover *c)
 {
-    return !c->rehearsal && strcmp(playbook_str(cutover_section(c, "fence"), "guard"), "refuse") == 0;
+    return !c->rehearsal &&
+           strcmp(playbook_str(cutover_section(c, "fence"), "guard"), "refuse") == 0;
 }
 
 bool step_guard(void *ctx, struct error *err)
@@ -26,7 +27,8 @@ bool step_guard(void *ctx, struct error *err)
     if (!guard_install(c->blue.pg, c->names.run, &made, err))
         return false;
     if (!made)
-        event_warn("no right to create event triggers on blue: DDL there is not refused, but noticed, and ends the run");
+        event_warn("no right to create event triggers on blue: DDL there is not refused, but "
+                   "noticed, and ends the run");
     return true;
 }
 
@@ -49,8 +51,11 @@ void describe_guard(void *ctx, struct strbuf *out)
 {
     struct cutover *c = ctx;
 
-    strbuf_addf(out, "on blue: CREATE SCHEMA pgcutover and its tables (facts of run %s)\n", c->names.run);
+    strbuf_addf(out, "on blue: CREATE SCHEMA pgcutover and its tables (facts of run %s)\n",
+                c->names.run);
     if (refuses_ddl(c))
-        strbuf_addstr(out, "on blue: CREATE EVENT TRIGGER (ddl_command_end, sql_drop) refusing all but temporary "
-                           "objects\n");
+        strbuf_addstr(
+            out,
+            "on blue: CREATE EVENT TRIGGER (ddl_command_end, sql_drop) refusing all but temporary "
+            "objects\n");
 }

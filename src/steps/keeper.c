@@ -19,11 +19,11 @@
 struct keeper {
     struct cutover *c;
     pthread_t thread;
-    pthread_mutex_t parts;  /* what c points to doesn't change while held */
+    pthread_mutex_t parts; /* what c points to doesn't change while held */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     bool stop;
-    bool warned;            /* of WAL that the slot holds on blue */
+    bool warned; /* of WAL that the slot holds on blue */
     char *path;
     /* last progress event, for status */
     char what[96];
@@ -53,7 +53,8 @@ static void confirm_applied(struct cutover *c)
     capture_set_applied(c->capture, a.end_lsn);
 }
 
-/* TRAPS 19: a slot that is not confirmed fills blue's disk. Events are emitted outside of our locks. */
+/* TRAPS 19: a slot that is not confirmed fills blue's disk. Events are emitted outside of our
+ * locks. */
 static bool over_wal_budget(struct cutover *c, int64_t *held)
 {
     struct capture_stats s;
@@ -88,11 +89,12 @@ static void add_replay(struct cutover *c, json_t *o)
     if (!c->apply)
         return;
     apply_stats(c->apply, &a);
-    json_object_set_new(o, "replay",
-                        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "commit_lsn", lsn_str(lsn, a.commit_lsn),
-                                  "transactions", (json_int_t) a.transactions, "inserts", (json_int_t) a.inserts,
-                                  "updates", (json_int_t) a.updates, "deletes", (json_int_t) a.deletes, "redone",
-                                  (json_int_t) a.redone));
+    json_object_set_new(
+        o, "replay",
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "commit_lsn", lsn_str(lsn, a.commit_lsn),
+                  "transactions", (json_int_t) a.transactions, "inserts", (json_int_t) a.inserts,
+                  "updates", (json_int_t) a.updates, "deletes", (json_int_t) a.deletes, "redone",
+                  (json_int_t) a.redone));
 }
 
 static void add_tail(struct cutover *c, json_t *o)
@@ -102,9 +104,10 @@ static void add_tail(struct cutover *c, json_t *o)
     if (!c->tail)
         return;
     tail_stats(c->tail, &v);
-    json_object_set_new(o, "tail",
-                        json_pack("{s:I, s:I, s:I}", "waiting", (json_int_t) v.waiting, "compared",
-                                  (json_int_t) v.compared, "suspicious", (json_int_t) v.suspicious));
+    json_object_set_new(
+        o, "tail",
+        json_pack("{s:I, s:I, s:I}", "waiting", (json_int_t) v.waiting, "compared",
+                  (json_int_t) v.compared, "suspicious", (json_int_t) v.suspicious));
 }
 
 static void add_capture(struct cutover *c, json_t *o)
@@ -115,11 +118,12 @@ static void add_capture(struct cutover *c, json_t *o)
     if (!c->capture)
         return;
     capture_stats(c->capture, &s);
-    json_object_set_new(o, "capture",
-                        json_pack("{s:b, s:s, s:I, s:I, s:I}", "connected", s.connected, "confirmed_lsn",
-                                  lsn_str(lsn, s.confirmed), "transactions", (json_int_t) s.transactions, "bytes",
-                                  (json_int_t) s.bytes, "spool_bytes",
-                                  (json_int_t) (c->spool ? spool_bytes(c->spool) : 0)));
+    json_object_set_new(
+        o, "capture",
+        json_pack("{s:b, s:s, s:I, s:I, s:I}", "connected", s.connected, "confirmed_lsn",
+                  lsn_str(lsn, s.confirmed), "transactions", (json_int_t) s.transactions, "bytes",
+                  (json_int_t) s.bytes, "spool_bytes",
+                  (json_int_t) (c->spool ? spool_bytes(c->spool) : 0)));
 }
 
 json_t *keeper_status(struct cutover *c)
@@ -137,14 +141,20 @@ json_t *keeper_status(struct cutover *c)
     json_object_set_new(o, "directory", json_string(c->dir.path));
     json_object_set_new(o, "at", json_string(at));
     json_object_set_new(o, "pid", json_integer(getpid()));
-    json_object_set_new(o, "state", json_string(ended ? "ended" : c->keeper ? "running" : "stopped"));
+    json_object_set_new(o, "state",
+                        json_string(ended       ? "ended"
+                                    : c->keeper ? "running"
+                                                : "stopped"));
     json_object_set_new(o, "ended", ended ? json_string(ended) : json_null());
-    json_object_set_new(o, "step", e->steps && e->current < e->nsteps ? json_string(e->steps[e->current].name)
-                                                                       : json_null());
+    json_object_set_new(
+        o, "step",
+        e->steps && e->current < e->nsteps ? json_string(e->steps[e->current].name) : json_null());
     if (e->steps)
         json_object_set_new(o, "steps", step_list(e));
-    json_object_set_new(o, "gate", c->gate_open && e->steps && e->current < e->nsteps
-                                       ? json_string(e->steps[e->current].name) : json_null());
+    json_object_set_new(o, "gate",
+                        c->gate_open && e->steps && e->current < e->nsteps
+                            ? json_string(e->steps[e->current].name)
+                            : json_null());
     json_object_set_new(o, "serving", json_string(lines.serving));
     json_object_set_new(o, "way_back", json_string(lines.way_back));
     json_object_set_new(o, "next", json_string(lines.next));
@@ -165,9 +175,10 @@ static void write_status(struct keeper *k)
     o = keeper_status(k->c);
     keeper_unlock(k);
     if (k->what[0])
-        json_object_set_new(o, "progress",
-                            json_pack("{s:s, s:I, s:I, s:s}", "what", k->what, "done", (json_int_t) k->done,
-                                      "total", (json_int_t) k->total, "unit", k->unit));
+        json_object_set_new(
+            o, "progress",
+            json_pack("{s:s, s:I, s:I, s:s}", "what", k->what, "done", (json_int_t) k->done,
+                      "total", (json_int_t) k->total, "unit", k->unit));
     text = json_dumps(o, JSON_INDENT(1));
     if (text && !file_replace(k->path, text, strlen(text), 0644, &err))
         fprintf(stderr, "pgcutover: status: %s\n", err.message);
@@ -212,7 +223,8 @@ static void *keeper_main(void *arg)
         if (over && !k->warned) {
             char text[HUMAN_SIZE];
 
-            event_warn("the slot holds %s of WAL on blue, over [capture] wal_budget", human_bytes(text, held));
+            event_warn("the slot holds %s of WAL on blue, over [capture] wal_budget",
+                       human_bytes(text, held));
         }
         k->warned = over;
         pthread_mutex_lock(&k->mutex);

@@ -30,8 +30,9 @@ void verify_options_fill(struct cutover *c, struct verify_options *o)
 static bool open_spool(struct cutover *c, struct error *err)
 {
     char *dir = cutover_file(c, "spool");
-    bool ok = c->spool || spool_open(&c->spool, dir,
-                                     playbook_bytes(cutover_section(c, "capture"), "spool_limit"), err);
+    bool ok =
+        c->spool || spool_open(&c->spool, dir,
+                               playbook_bytes(cutover_section(c, "capture"), "spool_limit"), err);
 
     free(dir);
     return ok;
@@ -80,8 +81,10 @@ bool live_load_map(struct cutover *c, struct error *err)
     if (!catalog_load_before(c->green.pg, &c->before, &found, err))
         return false;
     if (!found)
-        return error_set(err, ERR_VOID, "green does not hold the picture of its catalog before the migrations");
-    if (!map_derive(&c->map, &c->blue.cat, &c->before, &c->green.cat, c->rules, c->nrules, c->green.pg, err))
+        return error_set(err, ERR_VOID,
+                         "green does not hold the picture of its catalog before the migrations");
+    if (!map_derive(&c->map, &c->blue.cat, &c->before, &c->green.cat, c->rules, c->nrules,
+                    c->green.pg, err))
         return error_push(err, "deriving the map");
     c->map_ready = true;
     return true;

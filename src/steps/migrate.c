@@ -15,7 +15,8 @@
 
 #define GREEN_FENCE_MS 30000
 
-/* TRAPS 26: what the migrations draw from sequences must not collide with what blue hands out meanwhile. */
+/* TRAPS 26: what the migrations draw from sequences must not collide with what blue hands out
+ * meanwhile. */
 static bool push_sequences(struct cutover *c, struct error *err)
 {
     int64_t gap = playbook_int(cutover_section(c, "migrations"), "sequence_gap");
@@ -87,11 +88,15 @@ static bool map_is_sound(struct cutover *c, struct error *err)
         error_set(err, ERR_NOGO, "%zu tables can't be mapped from blue's schema to green's", open);
         for (size_t i = 0; i < c->map.ntables; i++)
             if (c->map.tables[i].unresolved) {
-                error_detail(err, "%s: %s", c->map.tables[i].source->sql_name, c->map.tables[i].unresolved);
+                error_detail(err, "%s: %s", c->map.tables[i].source->sql_name,
+                             c->map.tables[i].unresolved);
                 break;
             }
-        ok = error_hint(err, "%s shows all of the map. Add rules under [map schema.table], then `pgcutover resume "
-                             "%s --playbook FILE`.", path, c->names.run);
+        ok = error_hint(
+            err,
+            "%s shows all of the map. Add rules under [map schema.table], then `pgcutover resume "
+            "%s --playbook FILE`.",
+            path, c->names.run);
     }
     free(path);
     strbuf_release(&text);
@@ -142,7 +147,8 @@ void describe_migrate(void *ctx, struct strbuf *out)
     struct migration_list list = {0};
     struct error err = {0};
 
-    strbuf_addf(out, "on green: every sequence pushed ahead by %s\n", playbook_str(s, "sequence_gap"));
+    strbuf_addf(out, "on green: every sequence pushed ahead by %s\n",
+                playbook_str(s, "sequence_gap"));
     if (directory && (!migrate_list(directory, &list, &err) || !migrate_describe(&list, out, &err)))
         strbuf_addf(out, "migrations can't be read: %s\n", err.message);
     migrate_list_release(&list);

@@ -1,7 +1,8 @@
 /*
- * pause.c - hold, fence, drain, confirm, flip, open: the pause in the order of DESIGN section 3, in either direction
- * (struct pause says from which side to which). Everything that can be made ready before the hold is made ready before
- * it. Until open's COMMIT the death of this process, or of its host, leaves the serving side to itself.
+ * pause.c - hold, fence, drain, confirm, flip, open: the pause in the order of DESIGN section 3, in
+ * either direction (struct pause says from which side to which). Everything that can be made ready
+ * before the hold is made ready before it. Until open's COMMIT the death of this process, or of its
+ * host, leaves the serving side to itself.
  */
 #include "base/alloc.h"
 #include "base/event.h"
@@ -48,8 +49,8 @@ static const char *decided_fact(const struct cutover *c)
 
 void pause_part(struct cutover *c, const char *part)
 {
-    event_emit(&(struct event){.kind = EVENT_PAUSE, .object = part,
-                               .elapsed_us = clock_us() - c->pause.began_us});
+    event_emit(&(struct event){
+        .kind = EVENT_PAUSE, .object = part, .elapsed_us = clock_us() - c->pause.began_us});
 }
 
 bool pause_in_budget(struct cutover *c, const char *before, struct error *err)
@@ -89,9 +90,10 @@ static bool warm_replay(struct cutover *c, struct error *err)
         tail_stats(c->tail, &v);
         good = clock_us() - began < limit && tail_estimate_us(c->tail) < limit ? good + 1 : 0;
         if (good < WARM_ROUNDS && clock_passed(deadline)) {
-            error_set(err, ERR_BUDGET, "replay or the comparison of the tail is too slow for a pause now: a marker "
-                      "took %lld ms, %lld keys wait", (long long) (clock_us() - began) / 1000,
-                      (long long) v.waiting);
+            error_set(err, ERR_BUDGET,
+                      "replay or the comparison of the tail is too slow for a pause now: a marker "
+                      "took %lld ms, %lld keys wait",
+                      (long long) (clock_us() - began) / 1000, (long long) v.waiting);
             return error_hint(err, "Wait for less load, or raise [thresholds] write_pause.");
         }
     }
@@ -112,7 +114,8 @@ static bool ready_sessions(struct cutover *c, struct error *err)
 static bool hold_all(struct cutover *c, struct error *err)
 {
     for (size_t i = 0; i < c->ntraffic; i++)
-        if (traffic_can_hold(c->traffic[i]) && !traffic_hold(c->traffic[i], c->pause.deadline_us, err))
+        if (traffic_can_hold(c->traffic[i]) &&
+            !traffic_hold(c->traffic[i], c->pause.deadline_us, err))
             return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
     return true;
 }
@@ -125,14 +128,16 @@ bool step_hold(void *ctx, struct error *err)
 
     if (!p->from)
         pause_direction(c, false);
-    if (!cutover_open_traffic(c, err) || !ready_sessions(c, err) || (forward(c) && !warm_replay(c, err)))
+    if (!cutover_open_traffic(c, err) || !ready_sessions(c, err) ||
+        (forward(c) && !warm_replay(c, err)))
         return false;
     if (!pguard_start(&p->guard, c, clock_in_ms(GUARD_READY_MS), err) ||
         !arbiter_arm(p->from->pg, c->names.run, err))
         return false;
     if (c->tail)
         tail_pause(c->tail);
-    if (!journal_relax(c->journal, true, err) || !pguard_arm(p->guard, budget + GUARD_GRACE_US, err))
+    if (!journal_relax(c->journal, true, err) ||
+        !pguard_arm(p->guard, budget + GUARD_GRACE_US, err))
         return false;
     p->began_us = clock_us();
     p->deadline_us = p->began_us + budget;
@@ -172,10 +177,12 @@ static bool same_catalog(struct cutover *c, struct error *err)
     if (strcmp(now, p->from->cat.fingerprint) == 0)
         return true;
     error_set(err, ERR_NOGO, "%s's schema changed while the run was on", p->from->name);
-    return error_hint(err, forward(c) ? "What was cloned and mapped is not what is there: `pgcutover abort %s`, then "
-                                        "run anew."
-                                      : "Type `pgcutover rollback %s` again: it reads the catalog anew.",
-                      c->names.run);
+    return error_hint(
+        err,
+        forward(c) ? "What was cloned and mapped is not what is there: `pgcutover abort %s`, then "
+                     "run anew."
+                   : "Type `pgcutover rollback %s` again: it reads the catalog anew.",
+        c->names.run);
 }
 
 bool step_fence(void *ctx, struct error *err)
@@ -183,11 +190,12 @@ bool step_fence(void *ctx, struct error *err)
     struct cutover *c = ctx;
     struct pause *p = &c->pause;
     const struct playbook_section *s = cutover_section(c, "fence");
-    struct fence_options o = {.run = c->names.run,
-                              .deadline_us = p->deadline_us,
-                              .lock_timeout_ms = (int) (playbook_us(s, "lock_timeout") / 1000),
-                              .deadlock_timeout_ms = (int) (playbook_us(s, "deadlock_timeout") / 1000),
-                              .idle_limit_ms = (p->deadline_us - clock_us()) / 1000 + FENCE_IDLE_GRACE_MS};
+    struct fence_options o = {
+        .run = c->names.run,
+        .deadline_us = p->deadline_us,
+        .lock_timeout_ms = (int) (playbook_us(s, "lock_timeout") / 1000),
+        .deadlock_timeout_ms = (int) (playbook_us(s, "deadlock_timeout") / 1000),
+        .idle_limit_ms = (p->deadline_us - clock_us()) / 1000 + FENCE_IDLE_GRACE_MS};
 
     if (o.idle_limit_ms < FENCE_IDLE_GRACE_MS)
         o.idle_limit_ms = FENCE_IDLE_GRACE_MS;
@@ -237,7 +245,8 @@ bool pause_carry_sequences(struct cutover *c, struct error *err)
     return ok;
 }
 
-/* The fence's proof by the log itself: nothing but markers was committed after the locks were granted. */
+/* The fence's proof by the log itself: nothing but markers was committed after the locks were
+ * granted. */
 static bool nothing_slipped_through(struct cutover *c, struct error *err)
 {
     struct apply_stats a;
@@ -248,8 +257,11 @@ static bool nothing_slipped_through(struct cutover *c, struct error *err)
         return true;
     error_set(err, ERR_NOGO, "a write was committed at %s, after blue was locked at %s",
               lsn_str(change, a.last_change_lsn), lsn_str(lock, c->pause.locked_lsn));
-    return error_hint(err, "Something writes past locks and triggers (session_replication_role = replica?). Find it, "
-                           "then type `pgcutover resume %s`.", c->names.run);
+    return error_hint(
+        err,
+        "Something writes past locks and triggers (session_replication_role = replica?). Find it, "
+        "then type `pgcutover resume %s`.",
+        c->names.run);
 }
 
 bool step_drain(void *ctx, struct error *err)
@@ -257,7 +269,8 @@ bool step_drain(void *ctx, struct error *err)
     struct cutover *c = ctx;
     lsn_t lsn;
 
-    if (!marker_write(c->blue.pg, c->names.run, &c->pause.marker, &lsn, err) || !FAULT("drain.marked", err) ||
+    if (!marker_write(c->blue.pg, c->names.run, &c->pause.marker, &lsn, err) ||
+        !FAULT("drain.marked", err) ||
         !apply_wait_marker(c->apply, c->pause.marker, c->pause.deadline_us, err) ||
         !nothing_slipped_through(c, err) || !pause_carry_sequences(c, err))
         return false;
@@ -280,10 +293,12 @@ bool step_confirm(void *ctx, struct error *err)
     struct cutover *c = ctx;
     int64_t compared = 0, differing = 0;
     char *text = NULL;
-    bool ok = verifier_final(tail_verifier(c->tail), c->pause.deadline_us, &compared, &differing, &text, err);
+    bool ok = verifier_final(tail_verifier(c->tail), c->pause.deadline_us, &compared, &differing,
+                             &text, err);
 
     if (ok && differing > 0) {
-        error_set(err, ERR_NOGO, "%lld rows of the tail differ between blue and green", (long long) differing);
+        error_set(err, ERR_NOGO, "%lld rows of the tail differ between blue and green",
+                  (long long) differing);
         ok = error_detail(err, "%s", text ? text : "");
     } else if (ok && text) {
         event_warn("%s", text);
@@ -299,7 +314,8 @@ bool step_confirm(void *ctx, struct error *err)
 bool pause_switch(struct cutover *c, enum traffic_side side, int64_t deadline_us, struct error *err)
 {
     for (size_t i = 0; i < c->ntraffic; i++)
-        if (!traffic_switch(c->traffic[i], side, deadline_us, err) || !traffic_verify(c->traffic[i], side, err))
+        if (!traffic_switch(c->traffic[i], side, deadline_us, err) ||
+            !traffic_verify(c->traffic[i], side, err))
             return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
     return true;
 }
@@ -308,7 +324,8 @@ bool step_flip(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    if (!pause_in_budget(c, "flip", err) || !pause_switch(c, c->pause.to_side, c->pause.deadline_us, err))
+    if (!pause_in_budget(c, "flip", err) ||
+        !pause_switch(c, c->pause.to_side, c->pause.deadline_us, err))
         return false;
     pause_part(c, "flipped");
     return FAULT("pause.flipped", err) && pause_in_budget(c, "open", err);
@@ -320,11 +337,12 @@ bool step_flip_undo(void *ctx, struct error *err)
 
     if (!c->pause.from)
         pause_direction(c, false);
-    return cutover_open_traffic(c, err) && pause_switch(c, c->pause.from_side, clock_in_ms(30000), err);
+    return cutover_open_traffic(c, err) &&
+           pause_switch(c, c->pause.from_side, clock_in_ms(30000), err);
 }
 
-/* Asked when the answer to COMMIT was lost, after a crash, and whenever a pause is left: the arbiter row is revoked if
- * it still can be, else it says what was decided. */
+/* Asked when the answer to COMMIT was lost, after a crash, and whenever a pause is left: the
+ * arbiter row is revoked if it still can be, else it says what was decided. */
 bool pause_decided(void *ctx, bool *yes, struct error *err)
 {
     struct cutover *c = ctx;
@@ -365,13 +383,15 @@ static bool decide(struct cutover *c, struct error *err)
         d = yes ? FENCE_COMMITTED : FENCE_REVOKED;
     }
     if (d == FENCE_REVOKED) {
-        error_set(err, ERR_BUDGET, "the switch was revoked before it was decided (the guard gave up on us, or the "
+        error_set(err, ERR_BUDGET,
+                  "the switch was revoked before it was decided (the guard gave up on us, or the "
                   "fence's session was lost)");
         return error_hint(err, "%s serves; it was never closed for good.", c->pause.from->name);
     }
     if (forward(c))
         c->decided = true;
-    return FAULT("open.committed", err) && journal_fact(c->journal, decided_fact(c), "committed", err);
+    return FAULT("open.committed", err) &&
+           journal_fact(c->journal, decided_fact(c), "committed", err);
 }
 
 /* Where the new side's own writes begin: counted from here by rollback. */
@@ -395,8 +415,8 @@ bool step_open(void *ctx, struct error *err)
         return false;
     pause_part(c, "decided");
     set_deadlines(c, CLOCK_NONE);
-    if (!side_connect(c, c->pause.to, err) || !note_opening(c, err) || !FAULT("open.before-lift", err) ||
-        !fence_open(c->pause.to->pg, err))
+    if (!side_connect(c, c->pause.to, err) || !note_opening(c, err) ||
+        !FAULT("open.before-lift", err) || !fence_open(c->pause.to->pg, err))
         return false;
     pause_part(c, "opened");
     return FAULT("pause.opened", err);
@@ -425,21 +445,28 @@ void describe_fence(void *ctx, struct strbuf *out)
 {
     struct cutover *c = ctx;
 
-    strbuf_addf(out, "on blue, one transaction: LOCK TABLE ... IN SHARE ROW EXCLUSIVE MODE (%zu tables), catalog "
-                     "compared, CREATE TRIGGER on each; not committed yet\n", c->blue.cat.ntables);
+    strbuf_addf(out,
+                "on blue, one transaction: LOCK TABLE ... IN SHARE ROW EXCLUSIVE MODE (%zu "
+                "tables), catalog "
+                "compared, CREATE TRIGGER on each; not committed yet\n",
+                c->blue.cat.ntables);
 }
 
 void describe_drain(void *ctx, struct strbuf *out)
 {
     struct cutover *c = ctx;
 
-    strbuf_addf(out, "on blue: UPDATE pgcutover.marker; on green: wait for it; %zu sequences set to the further one\n",
+    strbuf_addf(out,
+                "on blue: UPDATE pgcutover.marker; on green: wait for it; %zu sequences set to the "
+                "further one\n",
                 c->blue.cat.nsequences);
 }
 
 void describe_open(void *ctx, struct strbuf *out)
 {
     (void) ctx;
-    strbuf_addstr(out, "on blue: arbiter armed -> committing, COMMIT of the fence: from here only rollback goes back\n"
-                       "on green: CREATE OR REPLACE FUNCTION pgcutover.fence() that lets writes pass\n");
+    strbuf_addstr(out,
+                  "on blue: arbiter armed -> committing, COMMIT of the fence: from here only "
+                  "rollback goes back\n"
+                  "on green: CREATE OR REPLACE FUNCTION pgcutover.fence() that lets writes pass\n");
 }

@@ -34,8 +34,13 @@ static bool spawn_guard(struct pguard *g, const char *dir, const char *from, str
 {
     int down[2] = {-1, -1}, up[2] = {-1, -1};
     char in_text[16] = "3", out_text[16] = "4";
-    char *argv[] = {(char *) "pgcutover", (char *) "guard-process", (char *) dir, (char *) from,
-                    in_text, out_text, NULL};
+    char *argv[] = {(char *) "pgcutover",
+                    (char *) "guard-process",
+                    (char *) dir,
+                    (char *) from,
+                    in_text,
+                    out_text,
+                    NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none;
@@ -75,7 +80,8 @@ static bool spawn_guard(struct pguard *g, const char *dir, const char *from, str
     return true;
 }
 
-bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline_us, struct error *err)
+bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline_us,
+                  struct error *err)
 {
     struct pguard *g = xcalloc(1, sizeof *g);
     struct pollfd p = {.events = POLLIN};
@@ -103,7 +109,8 @@ bool pguard_arm(struct pguard *g, int64_t limit_us, struct error *err)
     char line[32];
     int n = snprintf(line, sizeof line, "A%" PRId64 "\n", limit_us);
 
-    return write(g->to, line, (size_t) n) == n || error_set_errno(err, errno, "could not arm the guard process");
+    return write(g->to, line, (size_t) n) == n ||
+           error_set_errno(err, errno, "could not arm the guard process");
 }
 
 void pguard_disarm(struct pguard *g)
@@ -142,7 +149,8 @@ static void say(struct watch *w, const char *text, const struct error *err)
     char at[CLOCK_ISO_SIZE];
 
     clock_iso(at, clock_wall_us());
-    fprintf(w->log, "%s guard[%d] %s%s%s\n", at, (int) getpid(), text, err ? ": " : "", err ? err->message : "");
+    fprintf(w->log, "%s guard[%d] %s%s%s\n", at, (int) getpid(), text, err ? ": " : "",
+            err ? err->message : "");
     fflush(w->log);
 }
 
@@ -162,14 +170,15 @@ static bool watch_open(struct watch *w, const char *run_dir, const char *from, s
     w->from = w->side == TRAFFIC_GREEN ? &w->c.green : &w->c.blue;
     ok = rundir_find(&dir, ".", run_dir, err) && playbook_load(&pb, &src, err) &&
          cutover_open(&w->c, pb, &dir, false, err) &&
-         side_open(&w->c, w->from, PG_PLAIN, "guard", &w->from->pg, err) && cutover_open_traffic(&w->c, err);
+         side_open(&w->c, w->from, PG_PLAIN, "guard", &w->from->pg, err) &&
+         cutover_open_traffic(&w->c, err);
     free(path);
     free(ini);
     return ok;
 }
 
-/* Blue (or, in a rollback, green) is the judge: only when it says that the switch is not and can't be decided may
- * traffic go back. */
+/* Blue (or, in a rollback, green) is the judge: only when it says that the switch is not and can't
+ * be decided may traffic go back. */
 static bool revoke_switch(struct watch *w, bool *ours, struct error *err)
 {
     char state[32];
@@ -195,8 +204,8 @@ static bool give_back(struct watch *w, struct error *err)
     for (size_t i = 0; i < w->c.ntraffic; i++) {
         struct traffic *t = w->c.traffic[i];
 
-        ok = traffic_switch(t, w->side, clock_in_ms(5000), err) && traffic_verify(t, w->side, err) &&
-             traffic_release(t, w->side, err) && ok;
+        ok = traffic_switch(t, w->side, clock_in_ms(5000), err) &&
+             traffic_verify(t, w->side, err) && traffic_release(t, w->side, err) && ok;
     }
     return ok;
 }
@@ -212,7 +221,8 @@ static int act(struct watch *w, const char *why)
 
         if (revoke_switch(w, &ours, &err)) {
             if (!ours) {
-                say(w, "the switch had been decided: leaving everything to `pgcutover resume`", NULL);
+                say(w, "the switch had been decided: leaving everything to `pgcutover resume`",
+                    NULL);
                 return 0;
             }
             if (give_back(w, &err)) {
@@ -227,7 +237,8 @@ static int act(struct watch *w, const char *why)
     return 5;
 }
 
-/* Commands on the pipe: "A<us>\n" starts the clock, "D" ends the watch, end of file means that the run died. */
+/* Commands on the pipe: "A<us>\n" starts the clock, "D" ends the watch, end of file means that the
+ * run died. */
 static int watch_loop(struct watch *w, int fd)
 {
     int64_t deadline = clock_in_ms(NEVER_ARMED_MS);

@@ -1,4 +1,5 @@
-/* preflight.c - the step, and the list that its checks fill. The checks are in preflight_checks.c. */
+/* preflight.c - the step, and the list that its checks fill. The checks are in preflight_checks.c.
+ */
 #include "steps/preflight.h"
 
 #include "base/alloc.h"
@@ -7,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void check_add(struct check_list *l, const char *name, enum check_result result, const char *todo, const char *fmt, ...)
+void check_add(struct check_list *l, const char *name, enum check_result result, const char *todo,
+               const char *fmt, ...)
 {
     struct check_item *item = VEC_ADD(l->items, l->n, l->cap);
     struct strbuf seen = {0};
@@ -16,7 +18,9 @@ void check_add(struct check_list *l, const char *name, enum check_result result,
     va_start(ap, fmt);
     strbuf_addv(&seen, fmt, ap);
     va_end(ap);
-    *item = (struct check_item){.name = name, .result = result, .seen = strbuf_take(&seen),
+    *item = (struct check_item){.name = name,
+                                .result = result,
+                                .seen = strbuf_take(&seen),
                                 .todo = result == CHECK_PASS ? NULL : xstrdup(todo)};
 }
 
@@ -50,14 +54,17 @@ bool step_preflight(void *ctx, struct error *err)
         const struct check_item *item = &list.items[i];
 
         if (item->result == CHECK_WARN)
-            event_warn("%s: %s%s%s", item->name, item->seen, item->todo ? "; " : "", item->todo ? item->todo : "");
+            event_warn("%s: %s%s%s", item->name, item->seen, item->todo ? "; " : "",
+                       item->todo ? item->todo : "");
         if (item->result == CHECK_FAIL)
-            strbuf_addf(&failed, "%s: %s\n    %s\n", item->name, item->seen, item->todo ? item->todo : "");
+            strbuf_addf(&failed, "%s: %s\n    %s\n", item->name, item->seen,
+                        item->todo ? item->todo : "");
     }
     if (ok && failed.len) {
         error_set(err, ERR_NOGO, "preflight: %zu checks failed", check_list_fails(&list));
         error_detail(err, "%s", failed.data);
-        ok = error_hint(err, "Nothing was changed on either server. Mend them and run again; `pgcutover check` shows "
+        ok = error_hint(err, "Nothing was changed on either server. Mend them and run again; "
+                             "`pgcutover check` shows "
                              "all of them.");
     }
     strbuf_release(&failed);

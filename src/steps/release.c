@@ -1,4 +1,5 @@
-/* release.c - traffic goes on to the side that was opened; then what the run no longer needs is taken away. */
+/* release.c - traffic goes on to the side that was opened; then what the run no longer needs is
+ * taken away. */
 #include "base/alloc.h"
 #include "base/event.h"
 #include "base/fault.h"
@@ -47,7 +48,8 @@ static bool move_application(struct cutover *c, const char *key, struct error *e
     return true;
 }
 
-/* As a client would, through the door that leads to the side that serves now. Nothing is undone for it. */
+/* As a client would, through the door that leads to the side that serves now. Nothing is undone for
+ * it. */
 static void probe_front_door(struct cutover *c)
 {
     const struct pause *p = &c->pause;
@@ -65,7 +67,8 @@ static void probe_front_door(struct cutover *c)
         if (!front_system_id(door, FRONT_DOOR_S, &id, &err))
             event_warn("[traffic %s] %s: %s", playbook_section_name(s), key, err.message);
         else if (id != p->to->identity.system_id)
-            event_warn("[traffic %s] %s does not lead to %s", playbook_section_name(s), key, p->to->name);
+            event_warn("[traffic %s] %s does not lead to %s", playbook_section_name(s), key,
+                       p->to->name);
         else
             event_info("[traffic %s] %s leads to %s", playbook_section_name(s), key, p->to->name);
     }
@@ -114,7 +117,8 @@ static void tidy_after_switch(struct cutover *c)
 {
     struct error err = {0};
     const char *text = journal_get_fact(c->journal, "open_lsn");
-    bool end = strcmp(playbook_str(cutover_section(c, "fence"), "leftover_sessions"), "terminate") == 0;
+    bool end =
+        strcmp(playbook_str(cutover_section(c, "fence"), "leftover_sessions"), "terminate") == 0;
     int ended = 0;
     lsn_t lsn = 0;
 
@@ -137,10 +141,10 @@ bool step_release(void *ctx, struct error *err)
 
     if (!c->pause.from)
         pause_direction(c, false);
-    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) || !side_connect(c, &c->green, err) ||
-        !FAULT("release.before", err) || !traffic_on(c, err) || !move_application(c, "move", err) ||
-        !end_pause(c, err) || !journal_fact(c->journal, "released", "yes", err) ||
-        !FAULT("release.released", err))
+    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) ||
+        !side_connect(c, &c->green, err) || !FAULT("release.before", err) || !traffic_on(c, err) ||
+        !move_application(c, "move", err) || !end_pause(c, err) ||
+        !journal_fact(c->journal, "released", "yes", err) || !FAULT("release.released", err))
         return false;
     probe_front_door(c);
     tidy_after_switch(c);
@@ -154,15 +158,19 @@ void describe_release(void *ctx, struct strbuf *out)
     for (size_t i = 0; i < playbook_count(c->pb, "deploy"); i++)
         if (playbook_str(playbook_at(c->pb, "deploy", i), "move"))
             strbuf_addf(out, "run: %s\n", playbook_str(playbook_at(c->pb, "deploy", i), "move"));
-    strbuf_addstr(out, "traffic: release\non blue: slot, publication and event trigger dropped; the fence stands\n");
+    strbuf_addstr(out, "traffic: release\non blue: slot, publication and event trigger dropped; "
+                       "the fence stands\n");
 }
 
-/* Blue serves again: everything of the run on it goes; green stays fenced and keeps what it took. */
+/* Blue serves again: everything of the run on it goes; green stays fenced and keeps what it took.
+ */
 static bool give_blue_back(struct cutover *c, struct error *err)
 {
-    return fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) && slot_drop(c->blue.pg, c->names.slot, err) &&
+    return fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) &&
+           slot_drop(c->blue.pg, c->names.slot, err) &&
            publication_drop(c->blue.pg, c->names.publication, err) &&
-           identity_restore(c->blue.pg, c->names.run, err) && guard_drop(c->blue.pg, c->names.run, err) &&
+           identity_restore(c->blue.pg, c->names.run, err) &&
+           guard_drop(c->blue.pg, c->names.run, err) &&
            slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&
            identity_restore(c->green.pg, c->names.run, err) &&
@@ -175,8 +183,9 @@ bool step_rollback_release(void *ctx, struct error *err)
     struct cutover *c = ctx;
 
     pause_direction(c, true);
-    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) || !side_connect(c, &c->green, err) ||
-        !traffic_on(c, err) || !move_application(c, "move_back", err) || !end_pause(c, err) ||
+    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) ||
+        !side_connect(c, &c->green, err) || !traffic_on(c, err) ||
+        !move_application(c, "move_back", err) || !end_pause(c, err) ||
         !FAULT("rollback.released", err))
         return false;
     probe_front_door(c);
@@ -194,13 +203,15 @@ static bool clean_green(struct cutover *c, struct error *err)
            facts_uninstall(c->green.pg, c->names.run, err);
 }
 
-/* After open. Blue's fence goes only when asked for: a forgotten client must not write to a side that nobody reads. */
+/* After open. Blue's fence goes only when asked for: a forgotten client must not write to a side
+ * that nobody reads. */
 bool cutover_finish(struct cutover *c, bool unfence_blue, struct error *err)
 {
-    if (!side_connect(c, &c->blue, err) || !side_connect(c, &c->green, err) || !clean_green(c, err) ||
-        !slot_drop(c->blue.pg, c->names.slot, err) ||
+    if (!side_connect(c, &c->blue, err) || !side_connect(c, &c->green, err) ||
+        !clean_green(c, err) || !slot_drop(c->blue.pg, c->names.slot, err) ||
         !publication_drop(c->blue.pg, c->names.publication, err) ||
-        !identity_restore(c->blue.pg, c->names.run, err) || !guard_drop(c->blue.pg, c->names.run, err))
+        !identity_restore(c->blue.pg, c->names.run, err) ||
+        !guard_drop(c->blue.pg, c->names.run, err))
         return false;
     if (unfence_blue && (!fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) ||
                          !facts_uninstall(c->blue.pg, c->names.run, err)))

@@ -1,4 +1,5 @@
-/* replay.c - prove, replay, verify: from the migrated clone to a green that keeps up and is known to agree. */
+/* replay.c - prove, replay, verify: from the migrated clone to a green that keeps up and is known
+ * to agree. */
 #include "base/alloc.h"
 #include "base/event.h"
 #include "base/fault.h"
@@ -23,7 +24,8 @@ static bool wait_caught_up(struct cutover *c, struct error *err)
     int64_t lag, marker;
     lsn_t lsn, from = 0;
 
-    /* A busy neighbour database moves the server's end without a change for us: the marker gives us one. */
+    /* A busy neighbour database moves the server's end without a change for us: the marker gives us
+     * one. */
     if (!marker_write(c->blue.pg, c->names.run, &marker, &lsn, err))
         return false;
     for (;;) {
@@ -40,7 +42,8 @@ static bool wait_caught_up(struct cutover *c, struct error *err)
         if (!from)
             from = a.end_lsn;
         if (from)
-            event_progress("replay", (int64_t) (a.end_lsn - from), (int64_t) (s.server_end - from), "bytes");
+            event_progress("replay", (int64_t) (a.end_lsn - from), (int64_t) (s.server_end - from),
+                           "bytes");
         clock_sleep_ms(20);
     }
 }
@@ -51,7 +54,8 @@ bool step_replay(void *ctx, struct error *err)
 
     if (!live_start_apply(c, err) || !wait_caught_up(c, err))
         return false;
-    /* From here the spool is a cache: blue's slot keeps what green has not made durable (DESIGN 8). */
+    /* From here the spool is a cache: blue's slot keeps what green has not made durable (DESIGN 8).
+     */
     capture_confirm(c->capture, CONFIRM_APPLIED);
     return true;
 }
@@ -102,8 +106,8 @@ bool step_verify(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    return live_check(c, err) && compare_at_one_lsn(c, COMPARE_VERIFY, err) && check_constraints(c, err) &&
-           start_tail(c, err) && live_check(c, err);
+    return live_check(c, err) && compare_at_one_lsn(c, COMPARE_VERIFY, err) &&
+           check_constraints(c, err) && start_tail(c, err) && live_check(c, err);
 }
 
 bool step_verify_undo(void *ctx, struct error *err)
@@ -119,7 +123,8 @@ bool step_verify_undo(void *ctx, struct error *err)
     return true;
 }
 
-/* Which keys were touched since the last comparison was known to the process that died: compare everything again. */
+/* Which keys were touched since the last comparison was known to the process that died: compare
+ * everything again. */
 bool step_verify_attach(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
@@ -127,11 +132,13 @@ bool step_verify_attach(void *ctx, struct error *err)
     return c->decided || step_verify(c, err);
 }
 
-/* Rehearsal: markers tell what a drain would take; the tail's estimate what a confirmation would. */
+/* Rehearsal: markers tell what a drain would take; the tail's estimate what a confirmation would.
+ */
 bool step_measure(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
-    int64_t worst = 0, until = clock_us() + playbook_us(cutover_section(c, "rehearsal"), "replay_for");
+    int64_t worst = 0,
+            until = clock_us() + playbook_us(cutover_section(c, "rehearsal"), "replay_for");
     int rounds = 0;
 
     do {
@@ -149,8 +156,9 @@ bool step_measure(void *ctx, struct error *err)
     } while (!clock_passed(until));
     event_info("a drain would take at most %.1f ms (%d markers), confirming the tail about %.1f ms",
                (double) worst / 1000.0, rounds, (double) tail_estimate_us(c->tail) / 1000.0);
-    return journal_add(c->journal, "measure",
-                       json_pack("{s:I, s:I, s:I}", "drain_us", (json_int_t) worst, "confirm_us",
-                                 (json_int_t) tail_estimate_us(c->tail), "markers", (json_int_t) rounds),
-                       err);
+    return journal_add(
+        c->journal, "measure",
+        json_pack("{s:I, s:I, s:I}", "drain_us", (json_int_t) worst, "confirm_us",
+                  (json_int_t) tail_estimate_us(c->tail), "markers", (json_int_t) rounds),
+        err);
 }

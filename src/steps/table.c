@@ -1,6 +1,6 @@
 /*
- * table.c - the procedure, as data. The engine walks it from top to bottom, `plan` prints it, undo goes from bottom
- * to top.
+ * table.c - the procedure, as data. The engine walks it from top to bottom, `plan` prints it, undo
+ * goes from bottom to top.
  */
 #include "steps/steps.h"
 
@@ -62,7 +62,8 @@ const struct step online_steps[] = {
      .undo = step_reverse_undo,
      .describe = describe_reverse},
     {.name = "deploy",
-     .title = "the new version of the application started against green; traffic drivers made ready",
+     .title =
+         "the new version of the application started against green; traffic drivers made ready",
      .undo_title = "stop it",
      .act = step_deploy,
      .undo = step_deploy_undo,

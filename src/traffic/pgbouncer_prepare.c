@@ -187,8 +187,9 @@ static bool note_new_pause(struct pgbouncer *b, const struct patience *how, bool
     return true;
 }
 
-/* PgBouncer lets a client in only once it has logged in to the alias' server and learnt its parameters. On an alias
- * that is paused before anybody used it, the new version's connections would hang in their login until the switch. */
+/* PgBouncer lets a client in only once it has logged in to the alias' server and learnt its
+ * parameters. On an alias that is paused before anybody used it, the new version's connections
+ * would hang in their login until the switch. */
 static bool warm_new(struct pgbouncer *b, bool paused, struct error *err)
 {
     const char *door = playbook_str(b->t->section, "new_front");

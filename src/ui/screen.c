@@ -73,7 +73,8 @@ static void progress_text(struct screen *s, const struct event *ev, struct strbu
     strbuf_addf(out, "    %s ", ev->object ? ev->object : "");
     if (ev->total > 0) {
         bar(drawn, done, ev->total);
-        strbuf_addf(out, "[%s] %3d %%  %s of %s %s", drawn, (int) (done * 100 / ev->total), a, b, unit);
+        strbuf_addf(out, "[%s] %3d %%  %s of %s %s", drawn, (int) (done * 100 / ev->total), a, b,
+                    unit);
     } else {
         strbuf_addf(out, "%s %s", a, unit);
     }
@@ -201,7 +202,8 @@ enum screen_answer screen_ask(struct screen *s, const char *gate, bool first)
     struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
 
     if (first)
-        fprintf(stderr, "%s: type the run's name, %s, to go; or wait, stop, abort: ", gate, s->run_name);
+        fprintf(stderr, "%s: type the run's name, %s, to go; or wait, stop, abort: ", gate,
+                s->run_name);
     while (poll(&p, 1, 0) == 1 && (p.revents & POLLIN)) {
         char ch;
 
