@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "steps/pause.h"
+#include "sys/stop.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,10 @@ int cmd_verify(const struct options *o)
                        c.dir.name);
     }
     ok = ok && session_begin(o, &c, online_steps, &online_ops, &err);
+    if (ok && engine_in_pause(&c.engine)) {
+        error_set(&err, ERR_USAGE, "run %s was cut off in the pause", c.dir.name);
+        ok = error_hint(&err, "`pgcutover resume %s` takes it back or ends it first.", c.dir.name);
+    }
     if (ok && engine_state(&c.engine, "replay") != STEP_DONE)
         ok = error_set(&err, ERR_USAGE, "run %s does not replay yet", c.dir.name);
     if (ok && engine_state(&c.engine, "verify") != STEP_DONE)
@@ -67,6 +72,19 @@ int cmd_verify(const struct options *o)
         report_lines(o, &c);
     cutover_close(&c);
     return status;
+}
+
+static int confirm(const struct options *o, const char *what, const char *run)
+{
+    char line[128];
+
+    if (o->yes || !isatty(STDIN_FILENO))
+        return 1;
+    fprintf(stderr, "%s: type the run's name, %s: ", what, run);
+    if (!fgets(line, sizeof line, stdin))
+        return 0;
+    line[strcspn(line, "\n")] = '\0';
+    return strcmp(line, run) == 0;
 }
 
 /* The process that works on the run undoes it itself; wait until it has. */
@@ -88,19 +106,6 @@ static bool abort_live(const char *dir, struct error *err)
         clock_sleep_ms(100);
     }
     return ok && error_set(err, ERR_TIMEOUT, "the process that works on %s has not ended", dir);
-}
-
-static int confirm(const struct options *o, const char *what, const char *run)
-{
-    char line[128];
-
-    if (o->yes || !isatty(STDIN_FILENO))
-        return 1;
-    fprintf(stderr, "%s: type the run's name, %s: ", what, run);
-    if (!fgets(line, sizeof line, stdin))
-        return 0;
-    line[strcspn(line, "\n")] = '\0';
-    return strcmp(line, run) == 0;
 }
 
 static int end_report(const struct options *o, struct cutover *c, bool ok, const char *result,
@@ -126,6 +131,8 @@ static bool open_or_abort_live(const struct options *o, struct cutover *c, struc
     struct rundir dir = {.lock_fd = -1};
     bool ok = rundir_find(&dir, base, o->nargs ? o->args[0] : NULL, err);
 
+    if (ok && !confirm(o, "abort", dir.name))
+        ok = error_set(err, ERR_STOPPED, "not aborted: the name was not typed");
     if (ok && !rundir_lock(&dir, err)) {
         error_clear(err);
         ok = abort_live(dir.path, err);
@@ -163,6 +170,19 @@ int cmd_abort(const struct options *o)
     return end_report(o, &c, ok, "aborted: blue is as it was", &err);
 }
 
+/* Refused or undone, and known to be: green serves on, and the run can be finished as before. */
+static void forget_rollback(struct cutover *c)
+{
+    struct error ignored = {0};
+    bool decided = true;
+
+    if (journal_get_fact(c->journal, "rollback_decided") || engine_in_pause(&c->engine) ||
+        !pause_decided(c, &decided, &ignored) || decided)
+        return;
+    if (!journal_fact(c->journal, "rolling_back", NULL, &ignored))
+        fprintf(stderr, "pgcutover: %s\n", ignored.message);
+}
+
 static bool roll_back(const struct options *o, struct cutover *c, struct error *err)
 {
     bool aborted = false;
@@ -173,61 +193,80 @@ static bool roll_back(const struct options *o, struct cutover *c, struct error *
     if (!session_begin(o, c, rollback_steps, &rollback_ops, err))
         return false;
     c->assume_yes = true; /* one command: no gate, but the tries of a pause are counted */
-    if (session_run(c, &aborted, err))
+    if (session_run(c, &aborted, err) && !aborted)
         return rundir_end(c->journal, "rolled-back", err);
-    /* Refused or undone: green serves on, and the run can be resumed or finished as before. */
-    if (!journal_get_fact(c->journal, "rollback_decided")) {
-        struct error ignored = {0};
-
-        if (!journal_fact(c->journal, "rolling_back", NULL, &ignored))
-            fprintf(stderr, "pgcutover: %s\n", ignored.message);
-    }
+    stop_clear();
+    forget_rollback(c);
     return false;
+}
+
+/* Has the switch been decided? Then it is a rollback, else an abort. */
+static bool back_to_blue(const struct options *o, struct cutover *c, const char **result,
+                         struct error *err)
+{
+    bool decided = false;
+
+    if (journal_get_fact(c->journal, "finishing"))
+        return error_set(err, ERR_USAGE, "run %s is being finished: what a rollback needs is gone",
+                         c->dir.name);
+    if (!c->rehearsal && !pause_decided(c, &decided, err))
+        return false;
+    if (decided)
+        return roll_back(o, c, err);
+    *result = "aborted: blue is as it was (it had not been switched)";
+    return session_begin(o, c, c->rehearsal ? rehearsal_steps : online_steps, &online_ops, err) &&
+           cutover_abort(c, err);
 }
 
 int cmd_rollback(const struct options *o)
 {
     struct cutover c = {.dir.lock_fd = -1};
     struct error err = {0};
-    bool ok = open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err);
-    bool decided = false;
     const char *result = "rolled back: blue serves";
+    bool ok = open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err);
 
     if (ok && rundir_ended(c.journal))
         ok =
             error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, rundir_ended(c.journal));
     if (ok && !confirm(o, "rollback", c.dir.name))
         ok = error_set(&err, ERR_STOPPED, "not rolled back: the name was not typed");
-    ok = ok && pause_decided(&c, &decided, &err);
-    if (ok && !decided) {
-        ok = session_begin(o, &c, online_steps, &online_ops, &err) && cutover_abort(&c, &err);
-        result = "aborted: blue is as it was (it had not been switched)";
-    } else if (ok) {
-        ok = roll_back(o, &c, &err);
-    }
+    ok = ok && back_to_blue(o, &c, &result, &err);
     session_end(&c);
     return end_report(o, &c, ok, result, &err);
+}
+
+static bool may_finish(const struct cutover *c, struct error *err)
+{
+    const char *ended = rundir_ended(c->journal), *run = c->dir.name;
+
+    if (ended)
+        return strcmp(ended, "finished") == 0 ||
+               error_set(err, ERR_USAGE, "run %s has ended: %s", run, ended);
+    if (!c->decided) {
+        error_set(err, ERR_USAGE, "run %s has not been switched", run);
+        return error_hint(err, "`pgcutover abort %s` ends it and leaves blue as it was.", run);
+    }
+    if (journal_get_fact(c->journal, "rolling_back")) {
+        error_set(err, ERR_USAGE, "run %s is being rolled back", run);
+        return error_hint(err, "`pgcutover rollback %s` goes on with that.", run);
+    }
+    if (!journal_get_fact(c->journal, "released")) {
+        error_set(err, ERR_USAGE, "run %s is decided but its traffic was not released yet", run);
+        return error_hint(err, "`pgcutover resume %s` does so.", run);
+    }
+    return true;
 }
 
 int cmd_finish(const struct options *o)
 {
     struct cutover c = {.dir.lock_fd = -1};
     struct error err = {0};
-    bool ok = open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err);
-    const char *ended = ok ? rundir_ended(c.journal) : NULL;
+    bool ok = open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err) && may_finish(&c, &err) &&
+              (confirm(o, "finish", c.dir.name) ||
+               error_set(&err, ERR_STOPPED, "not finished: the name was not typed")) &&
+              session_begin(o, &c, online_steps, &online_ops, &err) &&
+              cutover_finish(&c, o->unfence_blue, &err);
 
-    if (ok && ended && strcmp(ended, "finished") != 0)
-        ok = error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, ended);
-    if (ok && !ended && !c.decided) {
-        error_set(&err, ERR_USAGE, "run %s has not been switched", c.dir.name);
-        ok =
-            error_hint(&err, "`pgcutover abort %s` ends it and leaves blue as it was.", c.dir.name);
-    }
-    if (ok && !ended)
-        ok = (confirm(o, "finish", c.dir.name) ||
-              error_set(&err, ERR_STOPPED, "not finished: the name was not typed")) &&
-             session_begin(o, &c, online_steps, &online_ops, &err) &&
-             cutover_finish(&c, o->unfence_blue, &err);
     session_end(&c);
     return end_report(o, &c, ok,
                       o->unfence_blue ? "finished: nothing of the run is left on either side"

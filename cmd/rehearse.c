@@ -154,6 +154,8 @@ int cmd_rehearse(const struct options *o)
     began = ok;
     ok = ok && session_begin(o, &c, rehearsal_steps, &online_ops, &err) &&
          session_run(&c, &aborted, &err);
+    if (ok && aborted)
+        ok = error_set(&err, ERR_NOGO, "the rehearsal was aborted");
     if (ok)
         judge_all(&v, &c);
     if (began) {

@@ -98,15 +98,49 @@ int cmd_run(const struct options *o)
 static bool take_new_playbook(const struct options *o, struct cutover *c, struct error *err)
 {
     struct engine e;
-    bool ok = true;
+    bool ok;
 
     if (!o->playbook)
         return true;
+    if (!keep_playbook(c->pb, &c->dir, err))
+        return false;
+    ok = true;
     engine_init(&e, online_steps, &online_ops, c, c->journal);
     if (engine_state(&e, "replay") == STEP_TODO || engine_state(&e, "replay") == STEP_UNDONE)
         ok = engine_reset(&e, "migrate", err);
     engine_release(&e);
     return ok;
+}
+
+/* What a run that is not to be resumed is told. */
+static bool may_resume(const struct options *o, const struct cutover *c, struct error *err)
+{
+    const char *run = c->dir.name;
+
+    if (rundir_ended(c->journal)) {
+        error_set(err, ERR_USAGE, "run %s has ended: %s", run, rundir_ended(c->journal));
+        return error_hint(err, "`pgcutover run PLAYBOOK` begins a new one.");
+    }
+    if (c->rehearsal) {
+        error_set(err, ERR_USAGE, "run %s is a rehearsal that was cut off", run);
+        return error_hint(err, "`pgcutover abort %s` drops what it made.", run);
+    }
+    if (journal_get_fact(c->journal, "aborting")) {
+        error_set(err, ERR_USAGE, "run %s is being aborted, and half of it may be gone", run);
+        return error_hint(err, "`pgcutover abort %s` goes on with that.", run);
+    }
+    if (journal_get_fact(c->journal, "rolling_back")) {
+        error_set(err, ERR_USAGE, "run %s is being rolled back", run);
+        return error_hint(err, "`pgcutover rollback %s` goes on with that.", run);
+    }
+    if (journal_get_fact(c->journal, "finishing")) {
+        error_set(err, ERR_USAGE, "run %s is being finished", run);
+        return error_hint(err, "`pgcutover finish %s` goes on with that.", run);
+    }
+    if (o->playbook && c->decided)
+        return error_set(err, ERR_USAGE,
+                         "run %s has been switched: its playbook can't be changed any more", run);
+    return true;
 }
 
 int cmd_resume(const struct options *o)
@@ -115,21 +149,11 @@ int cmd_resume(const struct options *o)
     struct error err = {0};
     int status;
 
-    if (!open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err)) {
+    if (!open_run(o, o->nargs ? o->args[0] : NULL, true, &c, &err) || !may_resume(o, &c, &err) ||
+        !take_new_playbook(o, &c, &err))
         status = report_error(o, &err);
-    } else if (rundir_ended(c.journal)) {
-        error_set(&err, ERR_USAGE, "run %s has ended: %s", c.dir.name, rundir_ended(c.journal));
-        error_hint(&err, "`pgcutover run PLAYBOOK` begins a new one.");
-        status = report_error(o, &err);
-    } else if (journal_get_fact(c.journal, "rolling_back")) {
-        error_set(&err, ERR_USAGE, "run %s is being rolled back", c.dir.name);
-        error_hint(&err, "`pgcutover rollback %s` goes on with that.", c.dir.name);
-        status = report_error(o, &err);
-    } else if (!take_new_playbook(o, &c, &err)) {
-        status = report_error(o, &err);
-    } else {
+    else
         status = work(o, &c, &err);
-    }
     cutover_close(&c);
     return status;
 }

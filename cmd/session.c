@@ -42,13 +42,6 @@ bool open_run(const struct options *o, const char *arg, bool work, struct cutove
         src.path = o->playbook ? o->playbook : ini;
         ok = playbook_load(&pb, &src, err);
     }
-    if (ok && o->playbook) {
-        struct strbuf text = {0};
-
-        playbook_write(pb, &text);
-        ok = file_replace(ini, text.data, text.len, 0600, err);
-        strbuf_release(&text);
-    }
     ok = ok && cutover_open(c, pb, &dir, work, err);
     rundir_release(&dir);
     free(ini);
@@ -113,6 +106,22 @@ static bool journal_who(struct cutover *c, const char *what, struct error *err)
         err);
 }
 
+/* Nobody stops inside the pause: clients wait there. */
+static bool known_step(const struct cutover *c, const char *option, const char *name,
+                       struct error *err)
+{
+    int at = name ? engine_find(&c->engine, name) : 0;
+
+    if (!name)
+        return true;
+    if (at < 0)
+        return error_set(err, ERR_USAGE, "%s: there is no step \"%s\"", option, name);
+    if (c->engine.steps[at].flags & STEP_PAUSE)
+        return error_set(err, ERR_USAGE, "%s %s: the run can't stop inside the pause", option,
+                         name);
+    return true;
+}
+
 bool session_begin(const struct options *o, struct cutover *c, const struct step *steps,
                    const struct engine_ops *ops, struct error *err)
 {
@@ -133,10 +142,8 @@ bool session_begin(const struct options *o, struct cutover *c, const struct step
     ok = file_make_dir(logs, err) && journal_who(c, steps[0].name, err) &&
          control_start(&c->control, c->dir.path, answer_control, c, err) &&
          keeper_start(&c->keeper, c, err);
-    if (ok && o->until && engine_find(&c->engine, o->until) < 0)
-        ok = error_set(err, ERR_USAGE, "--until: there is no step \"%s\"", o->until);
-    if (ok && o->pause_after && engine_find(&c->engine, o->pause_after) < 0)
-        ok = error_set(err, ERR_USAGE, "--pause-after: there is no step \"%s\"", o->pause_after);
+    ok = ok && known_step(c, "--until", o->until, err) &&
+         known_step(c, "--pause-after", o->pause_after, err);
     free(logs);
     return ok;
 }
@@ -169,7 +176,9 @@ bool session_run(struct cutover *c, bool *aborted, struct error *err)
 
     if (!ok)
         prefer_thread_error(c, err);
-    if (!ok && err->code == ERR_STOPPED && atomic_load(&c->abort_wanted)) {
+    /* A rollback that is asked to abort stops: green serves on, the run has not ended. */
+    if (!ok && err->code == ERR_STOPPED && atomic_load(&c->abort_wanted) &&
+        c->engine.steps != rollback_steps) {
         error_clear(err);
         stop_clear();
         ok = *aborted = cutover_abort(c, err);

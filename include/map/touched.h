@@ -40,5 +40,7 @@ size_t touched_count(struct touched *t); /* keys waiting in all tables */
 size_t touched_count_table(struct touched *t, size_t table);
 size_t touched_whole_count(struct touched *t); /* tables to be compared as a whole */
 void touched_clear(struct touched *t);
+/* Everything from one set to another, for the same tables; from is empty then. */
+void touched_move(struct touched *from, struct touched *to);
 
 #endif

@@ -17,6 +17,7 @@
 #include "base/strbuf.h"
 
 #include <libpq-fe.h>
+#include <stdatomic.h>
 
 struct pg;
 
@@ -52,6 +53,9 @@ PGconn *pg_raw(struct pg *pg); /* for COPY and the replication protocol only */
 void pg_set_deadline(struct pg *pg,
                      int64_t deadline_us); /* of every later call; CLOCK_NONE by default */
 void pg_set_stoppable(struct pg *pg, bool on);
+/* Another thread's way to end what runs here: while *flag is true statements are cancelled and none
+ * is begun: ERR_TIMEOUT. NULL: nobody's. */
+void pg_set_interrupt(struct pg *pg, const atomic_bool *flag);
 
 /* One statement with parameters (text; NULL is SQL NULL). expect_rows: PG_ANY or the exact number.
  * *out may be NULL when no rows are wanted; else the caller PQclears it. Also for commands (expect

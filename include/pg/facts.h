@@ -32,6 +32,8 @@ bool arbiter_arm(struct pg *pg, const char *run,
 /* UPDATE ... SET state = to WHERE state = from, in the caller's transaction if one is open. */
 bool arbiter_swap(struct pg *pg, const char *run, const char *from, const char *to, bool *won,
                   struct error *err) WARN_UNUSED;
+/* A new run of an old name begins: what the row says is not about it. */
+bool arbiter_forget(struct pg *pg, const char *run, struct error *err) WARN_UNUSED;
 bool arbiter_read(struct pg *pg, const char *run, char state[32],
                   struct error *err) WARN_UNUSED; /* "" if none */
 

@@ -17,14 +17,15 @@ bool pg_export_snapshot(struct pg *pg, char out[64], struct error *err) WARN_UNU
 bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t deadline_us,
                    struct error *err) WARN_UNUSED;
 
-/* Changes that wait in a slot, by relation and kind, our own schema left out. Does not consume
- * them. */
+/* Changes that wait in a slot, at or past `from` and (when not 0) in transactions that commit up to
+ * about `upto`, by relation and kind, our own schema left out. Does not consume them. */
 struct slot_change {
     char *table; /* quoted schema.name */
     int64_t inserts, updates, deletes, truncates;
 };
-bool slot_count_changes(struct pg *pg, const char *slot, const char *publication,
-                        struct slot_change **out, size_t *n, struct error *err) WARN_UNUSED;
+bool slot_count_changes(struct pg *pg, const char *slot, const char *publication, lsn_t from,
+                        lsn_t upto, struct slot_change **out, size_t *n,
+                        struct error *err) WARN_UNUSED;
 void slot_changes_release(struct slot_change *list, size_t n);
 /* Let the slot pass over everything before lsn. */
 bool slot_advance(struct pg *pg, const char *slot, lsn_t lsn, struct error *err) WARN_UNUSED;

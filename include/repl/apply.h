@@ -29,7 +29,8 @@ struct apply_options {
     const char *encoding; /* the source database's encoding, in which the spool's values are */
     const struct map *map;
     struct spool *spool;
-    struct touched *touched;   /* keys are added after each commit */
+    struct touched *touched;   /* keys are added after each commit ... */
+    struct touched *changed;   /* ... to this set, too, which others empty */
     const char *marker_schema; /* "pgcutover": its table marker is seen, not applied */
     int batch_changes;
     int64_t batch_bytes;
@@ -53,8 +54,8 @@ struct apply_stats {
 
 /* A connection that is lost is made again with backoff (0.1 s to 5 s), for ever; what became of a
  * COMMIT is read from the progress row. batch_changes and batch_bytes bound what is gathered (0:
- * defaults); a source transaction of any size passes in parts. marker_schema and touched may be
- * NULL. */
+ * defaults); a source transaction of any size passes in parts. marker_schema, touched
+ * and changed may be NULL. */
 bool apply_start(struct apply **out, const struct apply_options *o, struct error *err) WARN_UNUSED;
 void apply_stop(struct apply *a); /* rolls back what is open, ends and frees; NULL is allowed */
 void apply_stats(struct apply *a, struct apply_stats *out);

@@ -46,9 +46,9 @@ bool batch_truncate(struct batch *b, struct pg *pg, const struct map_table *cons
 /* Hands over the keys of the group without executing it. */
 void batch_pass(struct batch *b, struct touched *touched);
 
-/* After the commit: hands over the keys, old and new, of all that was flushed (touched may be
- * NULL). */
-void batch_committed(struct batch *b, struct touched *touched);
+/* After the commit: hands over the keys, old and new, of all that was flushed, to both sets (either
+ * may be NULL). */
+void batch_committed(struct batch *b, struct touched *touched, struct touched *changed);
 /* After a rollback or a lost connection: forgets everything, gathered or flushed. */
 void batch_rolled_back(struct batch *b);
 int64_t batch_redone(const struct batch *b); /* groups done again one by one, since batch_new */

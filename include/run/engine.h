@@ -53,6 +53,8 @@ enum step_state engine_state(const struct engine *e, const char *name);
 /* Runs what is left. ERR_STOPPED when asked to (resumable); GATE_ABORT undoes everything and
  * returns ERR_STOPPED with *aborted true. */
 bool engine_run(struct engine *e, bool *aborted, struct error *err) WARN_UNUSED;
+/* Has a step of the pause begun and not been undone? */
+bool engine_in_pause(const struct engine *e);
 /* Takes up sessions and threads of the steps that are done; engine_run does it by itself. */
 bool engine_attach(struct engine *e, struct error *err) WARN_UNUSED;
 /* Undoes every step that began, last first. Goes on past a failing undo and reports the first

@@ -34,6 +34,10 @@ const char *journal_get_fact(const struct journal *j, const char *key); /* NULL 
  * written. */
 bool journal_relax(struct journal *j, bool on, struct error *err) WARN_UNUSED;
 
+/* For readers on another thread than the writer's: around everything that they look at. */
+void journal_lock(struct journal *j);
+void journal_unlock(struct journal *j);
+
 size_t journal_count(const struct journal *j);
 const json_t *journal_at(const struct journal *j, size_t i);
 

@@ -21,6 +21,7 @@
 #include "run/engine.h"
 #include "run/rundir.h"
 #include "traffic/driver.h"
+#include "verify/verify.h"
 
 #include <stdatomic.h>
 
@@ -89,6 +90,8 @@ struct cutover {
     struct map map;
     bool map_ready;
     struct touched *touched;
+    struct constraint_checks checks; /* what replay doesn't enforce */
+    struct touched *changed;         /* keys since the last full run of them; NULL: no checks */
     struct apply *apply;
     struct tail *tail;
     struct traffic **traffic;

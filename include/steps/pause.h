@@ -10,6 +10,7 @@ bool pause_in_budget(struct cutover *c, const char *before,
 void pause_part(struct cutover *c,
                 const char *part); /* a part ended: an event with the time since hold began */
 bool pause_carry_sequences(struct cutover *c, struct error *err) WARN_UNUSED;
+bool pause_release(struct cutover *c, enum traffic_side side, struct error *err) WARN_UNUSED;
 bool pause_switch(struct cutover *c, enum traffic_side side, int64_t deadline_us,
                   struct error *err) WARN_UNUSED;
 bool pause_decided(void *ctx, bool *yes, struct error *err); /* engine_ops.decided */

@@ -16,7 +16,9 @@ bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline
 bool pguard_arm(struct pguard *g, int64_t limit_us, struct error *err) WARN_UNUSED;
 /* The pause is over, one way or the other: the guard ends without acting. */
 void pguard_disarm(struct pguard *g);
-void pguard_close(struct pguard *g); /* disarms; NULL is allowed */
+void pguard_close(struct pguard *g); /* disarms and waits for its end; NULL is allowed */
+/* Our end closed without a word: as after our death, the guard gives the traffic back if it may. */
+void pguard_abandon(struct pguard *g); /* NULL is allowed */
 
 /* The guard process itself: `pgcutover guard-process RUNDIR FROM FD_IN FD_OUT`, not for users. */
 int pguard_main(const char *run_dir, const char *from, int fd_in, int fd_out);

@@ -71,6 +71,11 @@ bool step_measure(void *ctx, struct error *err); /* rehearsal: what a drain woul
 bool step_rollback_prepare(void *ctx, struct error *err);
 bool step_rollback_count(void *ctx, struct error *err);
 bool step_rollback_release(void *ctx, struct error *err);
+bool step_rollback_tidy(void *ctx, struct error *err);
+
+/* Does green's database exist, and is it this run's? With --keep-clone an unreachable one counts as
+ * gone. */
+bool green_is_there(struct cutover *c, bool *exists, bool *ours, struct error *err) WARN_UNUSED;
 
 /* describe, for plan */
 void describe_guard(void *ctx, struct strbuf *out);
@@ -90,15 +95,6 @@ void describe_release(void *ctx, struct strbuf *out);
 bool cutover_abort(struct cutover *c, struct error *err) WARN_UNUSED; /* before open */
 bool cutover_finish(struct cutover *c, bool unfence_blue,
                     struct error *err) WARN_UNUSED; /* after open */
-/* A table's writes on green since it opened. */
-struct write_count {
-    char *table;
-    int64_t inserts, updates, deletes, truncates;
-};
-bool cutover_writes_since_open(struct cutover *c, struct write_count **out, size_t *n,
-                               struct error *err) WARN_UNUSED;
-void write_counts_release(struct write_count *w, size_t n);
-
 /* Gates, checks and hooks around a step (engine_ops.before and .after). */
 bool gate_before(void *ctx, const struct step *step, enum gate_answer *answer, struct error *err);
 bool gate_after(void *ctx, const struct step *step, struct error *err);

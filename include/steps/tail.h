@@ -16,5 +16,9 @@ void tail_stats(struct tail *t, struct verifier_stats *out);
 bool tail_error(struct tail *t, struct error *err); /* false when the thread failed */
 struct verifier *tail_verifier(struct tail *t);     /* only while paused */
 int64_t tail_estimate_us(struct tail *t);
+/* Constraints that replay doesn't enforce: what changed since they were last checked in full, which
+ * a thread beside the tail does again and again; and: do so soon, however little changed. */
+void tail_backlog(struct tail *t, struct constraint_backlog *out);
+void tail_recheck(struct tail *t);
 
 #endif

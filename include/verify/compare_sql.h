@@ -28,8 +28,10 @@ void compare_sql_differs(struct strbuf *sb, const struct map *map, const struct 
 /* o, then expected and found text of each check for which want is set. */
 void compare_sql_values(struct strbuf *sb, const struct map *map, const struct map_table *mt,
                         const bool *want);
-/* Source key columns are bound, in the order of source_columns (as project_rows wants them): o,
- * tableoid, ctid of the target rows that have such a key. */
+/* Source key columns are bound, in the order of source_columns (as project_rows wants them): the
+ * FROM item e with the target's key; and o, tableoid, ctid of the target rows that have such a key.
+ */
+void compare_sql_keys(struct strbuf *sb, const struct map_table *mt);
 void compare_sql_present(struct strbuf *sb, const struct map_table *mt);
 
 /* The source columns of a leaf as they are read; with blocks, rows of heap pages [from, to), to <

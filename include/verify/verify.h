@@ -89,8 +89,10 @@ int64_t verifier_estimate_us(struct verifier *v);
 
 /*
  * What replica-role sessions don't enforce: foreign keys that the source doesn't have, and
- * deferrable unique constraints. Checked as a whole before the gate, and for touched keys in
- * confirm.
+ * deferrable unique constraints. Checked as a whole before the gate, and for changed keys in
+ * confirm: constraint_checks_derive once, constraint_checks_run (which reads from the server with
+ * what operators to compare), then constraint_checks_run_changed as often as wanted, also in
+ * another thread than later full runs.
  */
 struct constraint_check {
     const struct cat_foreign_key *fkey; /* or */
@@ -99,7 +101,14 @@ struct constraint_check {
     const struct cat_table *ref_table; /* that the foreign key refers to, or NULL */
     char *sql;                         /* finds violations, LIMIT 3 */
     char *violation;                   /* text of what was found; NULL when satisfied */
-    int64_t elapsed_us;                /* of the whole check: what it would cost in the pause */
+    int64_t elapsed_us;                /* of the last full run */
+    /* read by the first run: */
+    bool ready;
+    bool impossible; /* it can't be checked, and that was said */
+    bool indexed;    /* rows that refer to a given one are found by an index of the child */
+    char **child_equals, **parent_equals; /* per column, "OPERATOR(pg_catalog.=)": the parent's
+                                             column with the child's, and with its like */
+    char *conflict;                       /* unique: over rows a and b */
 };
 struct constraint_checks {
     struct constraint_check *items;
@@ -111,6 +120,26 @@ bool constraint_checks_derive(struct constraint_checks *out, const struct map *m
  * is cleared. */
 bool constraint_checks_run(struct constraint_checks *c, struct pg *green, int64_t deadline_us,
                            struct error *err) WARN_UNUSED;
+/* One of them. */
+bool constraint_check_run(struct constraint_check *c, struct pg *green,
+                          struct error *err) WARN_UNUSED;
+/* The same for what changed since: rows of changed keys that lack their parent, rows whose parent
+ * went with a changed key, rows that collide with a changed one. changed stays as it is; NULL or
+ * empty: nothing is asked. A check of which more changed than keys can say (touched_whole, tables
+ * without a key, a reference to other columns than the key) is made in full. On green, outside of a
+ * transaction. ERR_NOGO as above, ERR_BUDGET on the deadline; green's own deadline is cleared. */
+bool constraint_checks_run_changed(struct constraint_checks *c, struct pg *green,
+                                   const struct map *map, struct touched *changed,
+                                   int64_t deadline_us, struct error *err) WARN_UNUSED;
+/* What constraint_checks_run_changed would look at: keys of tables that the checks are about, and
+ * how many checks it would make in full. */
+struct constraint_backlog {
+    size_t keys, full;
+};
+void constraint_checks_backlog(const struct constraint_checks *c, const struct map *map,
+                               struct touched *changed, struct constraint_backlog *out);
+/* Why changed rows may cost as much as the full run, for people; or NULL. After the first run. */
+const char *constraint_check_costly(const struct constraint_check *c, const struct map *map);
 void constraint_checks_release(struct constraint_checks *c);
 
 #endif

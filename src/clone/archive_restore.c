@@ -118,6 +118,7 @@ bool archive_restore(const struct archive_options *o, struct error *err)
         progress.total_bytes = 0;
     if (!run_restore(o, &t, list_path, &progress, err))
         goto out;
+    event_progress("restore data", progress.total_bytes, progress.total_bytes, "bytes");
     event_progress("restore", (int64_t) list.entries, (int64_t) list.entries, "objects");
     ok = clone_analyze(o, err);
 out:

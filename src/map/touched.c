@@ -349,3 +349,25 @@ void touched_clear(struct touched *t)
     t->whole = 0;
     pthread_mutex_unlock(&t->mutex);
 }
+
+void touched_move(struct touched *from, struct touched *to)
+{
+    for (size_t i = 0; i < from->ntables; i++) {
+        pthread_mutex_lock(&from->mutex);
+        struct set moved = *set_of(from, i);
+        from->keys -= moved.n;
+        from->bytes -= moved.bytes;
+        from->whole -= moved.whole;
+        from->sets[i] = (struct set){0};
+        pthread_mutex_unlock(&from->mutex);
+
+        pthread_mutex_lock(&to->mutex);
+        if (moved.whole)
+            make_whole(to, set_of(to, i));
+        for (size_t k = 0; k < moved.n; k++)
+            add(to, set_of(to, i), *at(&moved, moved.first + k));
+        pthread_mutex_unlock(&to->mutex);
+        free(moved.ring);
+        free(moved.slots);
+    }
+}

@@ -205,6 +205,13 @@ static bool settle(struct pg *pg, const char *encoding, struct error *err)
         return false;
     if (pg_version(pg) >= 170000 && !pg_exec(pg, "SET transaction_timeout = 0", err))
         return false;
+    /* The decision, and what is said to be made, must survive a crash of the server. */
+    if (pg->kind == PG_PLAIN &&
+        !pg_exec(pg,
+                 "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE "
+                 "pg_catalog.current_setting('synchronous_commit') = 'off'",
+                 err))
+        return false;
     /* Our death is noticed while a statement waits; not every server's platform can, so it may
      * fail. */
     if (pg_version(pg) >= 140000 && pg->kind != PG_WALSENDER &&
@@ -322,6 +329,11 @@ void pg_set_deadline(struct pg *pg, int64_t deadline_us)
 void pg_set_stoppable(struct pg *pg, bool on)
 {
     pg->stoppable = on;
+}
+
+void pg_set_interrupt(struct pg *pg, const atomic_bool *flag)
+{
+    pg->interrupt = flag;
 }
 
 bool pg_ping(struct pg *pg, struct error *err)

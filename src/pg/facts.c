@@ -107,6 +107,22 @@ static bool fence_stands(struct pg *pg, bool *stands, struct error *err)
     return true;
 }
 
+/* What was not put back yet is known from here alone. */
+static bool identities_are_back(struct pg *pg, const char *run, struct error *err)
+{
+    char *left = NULL;
+    bool ok = pg_value(pg, &left, "SELECT count(*) FROM pgcutover.saved_identity WHERE run = $1", 1,
+                       &run, err);
+
+    if (ok && strcmp(left, "0") != 0) {
+        error_set(err, ERR_SQL,
+                  "%s replica identities are not put back yet, schema pgcutover is kept", left);
+        ok = error_hint(err, "Type the command again when their tables can be locked.");
+    }
+    free(left);
+    return ok;
+}
+
 bool facts_uninstall(struct pg *pg, const char *run, struct error *err)
 {
     static const char *const tables[] = {"fact", "arbiter", "marker", "progress", "saved_identity"};
@@ -122,6 +138,8 @@ bool facts_uninstall(struct pg *pg, const char *run, struct error *err)
         error_set(err, ERR_SQL, "the fence's triggers still stand, schema pgcutover is kept");
         return error_hint(err, "Drop the fence first: pgcutover abort, or pgcutover finish.");
     }
+    if (!identities_are_back(pg, run, err))
+        return false;
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         char *sql = xstrfmt("DELETE FROM pgcutover.%s WHERE run = $1", tables[i]);
         bool ok = pg_query(pg, NULL, PG_ANY, sql, 1, &run, err);
@@ -179,8 +197,13 @@ bool arbiter_swap(struct pg *pg, const char *run, const char *from, const char *
 {
     const char *params[] = {run, from, to};
     PGresult *res = NULL;
+    bool there = false;
 
     *won = false;
+    if (!facts_installed(pg, &there, err))
+        return false;
+    if (!there)
+        return true;
     if (!pg_query(pg, &res, PG_ANY,
                   "UPDATE pgcutover.arbiter SET state = $3, at = pg_catalog.clock_timestamp() "
                   "WHERE run = $1 AND state = $2",
@@ -189,6 +212,11 @@ bool arbiter_swap(struct pg *pg, const char *run, const char *from, const char *
     *won = strcmp(PQcmdTuples(res), "1") == 0;
     PQclear(res);
     return true;
+}
+
+bool arbiter_forget(struct pg *pg, const char *run, struct error *err)
+{
+    return pg_query(pg, NULL, PG_ANY, "DELETE FROM pgcutover.arbiter WHERE run = $1", 1, &run, err);
 }
 
 bool arbiter_read(struct pg *pg, const char *run, char state[32], struct error *err)
@@ -304,7 +332,7 @@ bool run_lock(struct pg *pg, struct error *err)
                   "l.objid::int8) = " RUN_KEY,
                   0, NULL, err))
         return false;
-    error_set(err, ERR_LOCKED, "another pgcutover works on %s", pg->where);
+    error_set(err, ERR_LOCKED, "another run of pgcutover works on %s", pg->where);
     if (PQntuples(res) > 0)
         error_detail(err, "pid %s, %s, user %s, from %s", res_text(res, 0, 0), res_text(res, 0, 1),
                      res_text(res, 0, 2), res_text(res, 0, 3));

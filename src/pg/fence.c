@@ -9,6 +9,11 @@
  * later would be found by the client that closed it, whose transaction would fail. So while L
  * waits, the control connection looks every few milliseconds whether one that we wait for waits for
  * us, and then it is L that gives way.
+ *
+ * Clients that take the same tables in opposite orders leave no order in which we could wait:
+ * holding either table, we are in the way of one of them. After some deadlocks L therefore waits
+ * for nothing for a while and takes all tables in a moment when nobody holds any (NOWAIT), then
+ * waits again.
  */
 #include "pg/fence.h"
 #include "pg/facts.h"
@@ -24,6 +29,8 @@
 
 #define FIRST_LOOK_MS 15 /* under the 20 ms after which a deadlock ends the wait */
 #define NEXT_LOOK_MS 40
+#define DEADLOCKS_TO_RUSH 2
+#define RUSH_MS 200
 
 /* LOCK TABLE takes no foreign tables; CREATE TRIGGER locks those by itself. */
 static bool lockable(const struct cat_table *t)
@@ -36,6 +43,8 @@ struct lock_try {
     const struct cat_table **order;
     size_t n;
     bool deadlock_timeout;
+    int deadlocks;          /* since the last rush */
+    int64_t rush_until_us;  /* until then with NOWAIT */
     struct strbuf blockers; /* seen while we waited: afterwards nobody blocks us any more */
 };
 
@@ -44,6 +53,11 @@ static int remaining_ms(int64_t deadline_us)
     int64_t left = deadline_us == CLOCK_NONE ? INT32_MAX : (deadline_us - clock_us() + 999) / 1000;
 
     return left <= 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int) left;
+}
+
+static bool is_rush(const struct lock_try *t)
+{
+    return !clock_passed(t->rush_until_us);
 }
 
 /* Returns how many statements stand before the first LOCK. */
@@ -61,7 +75,8 @@ static size_t build_locks(struct strbuf *sql, const struct lock_try *t)
     if (t->deadlock_timeout)
         strbuf_addf(sql, "SET LOCAL deadlock_timeout = %d;", t->o->deadlock_timeout_ms);
     for (size_t i = 0; i < t->n; i++)
-        strbuf_addf(sql, "LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE;", t->order[i]->sql_name);
+        strbuf_addf(sql, "LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE%s;", t->order[i]->sql_name,
+                    is_rush(t) ? " NOWAIT" : "");
     return t->deadlock_timeout ? 4 : 3;
 }
 
@@ -143,7 +158,7 @@ static enum outcome try_locks(struct pg *l, struct pg *control, struct lock_try 
     struct pg_call call = {0};
     size_t before = build_locks(&sql, t), at = 0;
     int64_t look = clock_in_ms(FIRST_LOOK_MS);
-    bool over = false, late = false, cycle = false;
+    bool over = false, late = false, cycle = false, rush = is_rush(t);
 
     if (clock_passed(t->o->deadline_us) || !pg_start(l, strbuf_cstr(&sql), err)) {
         strbuf_release(&sql);
@@ -183,8 +198,16 @@ static enum outcome try_locks(struct pg *l, struct pg *control, struct lock_try 
     cycle = cycle && strcmp(err->sqlstate, "57014") == 0;
     if (!cycle && strcmp(err->sqlstate, "40P01") != 0 && strcmp(err->sqlstate, "55P03") != 0)
         return FAILED;
+    if (rush) {
+        clock_sleep_ms(1 + (int) (clock_us() % 3));
+        return AGAIN;
+    }
     if (at < t->n)
         move_to_front(t, at);
+    if (strcmp(err->sqlstate, "55P03") != 0 && ++t->deadlocks >= DEADLOCKS_TO_RUSH) {
+        t->deadlocks = 0;
+        t->rush_until_us = clock_in_ms(RUSH_MS);
+    }
     if (strcmp(err->sqlstate, "55P03") == 0) { /* let the writers that queued behind us breathe */
         int breath = 50 + (int) (clock_us() % 50);
         if (remaining_ms(t->o->deadline_us) <= breath) {

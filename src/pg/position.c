@@ -55,17 +55,20 @@ bool pg_end_worker(struct pg *pg, const char *run, const char *worker, int64_t d
     return ok;
 }
 
-bool slot_count_changes(struct pg *pg, const char *slot, const char *publication,
-                        struct slot_change **out, size_t *n, struct error *err)
+bool slot_count_changes(struct pg *pg, const char *slot, const char *publication, lsn_t from,
+                        lsn_t upto, struct slot_change **out, size_t *n, struct error *err)
 {
     /* A pgoutput message of protocol 1 begins with its type and, for row changes, the relation's
-     * OID. A TRUNCATE (type, count, options, OIDs) is counted at its first relation. */
+     * OID. A TRUNCATE (type, count, options, OIDs) is counted at its first relation. A transaction
+     * belongs where its commit is. */
     static const char sql[] =
-        "WITH m AS (SELECT pg_catalog.chr(pg_catalog.get_byte(data, 0)) AS op, data FROM "
-        "pg_catalog.pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', "
-        "'publication_names', $2)), "
-        "c AS (SELECT op, CASE WHEN op = 'T' THEN 6 ELSE 1 END AS at, data FROM m WHERE op IN "
-        "('I','U','D','T')), "
+        "WITH m AS (SELECT lsn, xid, pg_catalog.chr(pg_catalog.get_byte(data, 0)) AS op, data FROM "
+        "pg_catalog.pg_logical_slot_peek_binary_changes($1, $4::pg_lsn, NULL, 'proto_version', "
+        "'1', 'publication_names', $2)), "
+        "done AS (SELECT xid FROM m WHERE op = 'C' AND lsn > $3::pg_lsn AND ($4 IS NULL OR lsn <= "
+        "$4::pg_lsn)), "
+        "c AS (SELECT op, CASE WHEN op = 'T' THEN 6 ELSE 1 END AS at, data FROM m JOIN done USING "
+        "(xid) WHERE op IN ('I','U','D','T')), "
         "r AS (SELECT op, (pg_catalog.get_byte(data, at)::bigint << 24) + "
         "(pg_catalog.get_byte(data, at + 1) << 16) "
         "+ (pg_catalog.get_byte(data, at + 2) << 8) + pg_catalog.get_byte(data, at + 3) AS rel "
@@ -76,12 +79,14 @@ bool slot_count_changes(struct pg *pg, const char *slot, const char *publication
         "count(*) FILTER (WHERE op = 'T') FROM r JOIN pg_catalog.pg_class k ON k.oid = r.rel::oid "
         "JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace WHERE n.nspname <> 'pgcutover' "
         "GROUP BY 1 ORDER BY 1";
+    char from_text[LSN_SIZE], upto_text[LSN_SIZE];
     struct strbuf name = {0};
     PGresult *res = NULL;
 
     pg_add_ident(&name, publication);
-    const char *params[] = {slot, name.data};
-    bool ok = pg_query(pg, &res, PG_ANY, sql, 2, params, err);
+    const char *params[] = {slot, name.data, lsn_str(from_text, from),
+                            upto ? lsn_str(upto_text, upto) : NULL};
+    bool ok = pg_query(pg, &res, PG_ANY, sql, 4, params, err);
     strbuf_release(&name);
     if (!ok)
         return false;

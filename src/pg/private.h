@@ -15,6 +15,7 @@ struct pg {
     char *where; /* host:port/dbname, for messages */
     int64_t deadline;
     bool stoppable;
+    const atomic_bool *interrupt; /* or NULL */
     bool bad;
     struct pg_statement *statements;
     size_t nstatements, capstatements;

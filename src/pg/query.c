@@ -84,6 +84,11 @@ static bool send_failed(struct pg *pg, struct error *err)
     return lost ? error_hint(err, "Check the server and the network, then resume.") : false;
 }
 
+static bool out_of_time(const struct pg *pg)
+{
+    return clock_passed(pg->deadline) || (pg->interrupt && atomic_load(pg->interrupt));
+}
+
 static bool may_start(struct pg *pg, struct error *err)
 {
     if (pg_is_bad(pg)) {
@@ -92,7 +97,7 @@ static bool may_start(struct pg *pg, struct error *err)
     }
     if (pg->stoppable && !stop_check(err))
         return false;
-    if (clock_passed(pg->deadline))
+    if (out_of_time(pg))
         return error_set(err, ERR_TIMEOUT, "no time left for a statement on %s", pg->where);
     PQsetnonblocking(pg->conn, 1);
     return true;
@@ -219,7 +224,7 @@ bool pg_collect(struct pg *pg, struct pg_call *call, struct error *err)
         if (pg_pump(pg, call, slice < pg->deadline ? slice : pg->deadline))
             break;
         stopped = pg->stoppable && stop_requested();
-        if (!stopped && !clock_passed(pg->deadline))
+        if (!stopped && !out_of_time(pg))
             continue;
         /* A statement that was faster than the request to cancel it has succeeded. */
         if (pg_cancel(pg, call) && (!call->failed || strcmp(call->error.sqlstate, "57014") != 0))

@@ -54,7 +54,7 @@ bool committed(struct apply *a, struct error *err)
         a->end = p->end_lsn;
     if (!FAULT("replay.after-commit", err))
         return false;
-    batch_committed(a->batch, a->o.touched);
+    batch_committed(a->batch, a->o.touched, a->o.changed);
     if (!FAULT("replay.touched", err))
         return false;
 

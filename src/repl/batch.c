@@ -287,12 +287,12 @@ void batch_pass(struct batch *b, struct touched *touched)
 {
     keys_gather(b);
     batch_reset_group(b);
-    keys_hand_over(b, touched);
+    keys_hand_over(b, touched, NULL);
 }
 
-void batch_committed(struct batch *b, struct touched *touched)
+void batch_committed(struct batch *b, struct touched *touched, struct touched *changed)
 {
-    keys_hand_over(b, touched);
+    keys_hand_over(b, touched, changed);
     b->open = b->saved = false;
 }
 

@@ -57,12 +57,18 @@ void keys_gather(struct batch *b)
     }
 }
 
-void keys_hand_over(struct batch *b, struct touched *touched)
+static void add_to(const struct batch *b, struct touched *set)
 {
-    for (const struct key_entry *k = b->keys.first; touched && k; k = k->next)
-        touched_add(touched, k->mt->index, k->mt->nsource_key, k->values, k->lens);
-    for (size_t i = 0; touched && i < b->keys.nwhole; i++)
-        touched_add_whole(touched, b->keys.whole[i]->mt->index);
+    for (const struct key_entry *k = b->keys.first; set && k; k = k->next)
+        touched_add(set, k->mt->index, k->mt->nsource_key, k->values, k->lens);
+    for (size_t i = 0; set && i < b->keys.nwhole; i++)
+        touched_add_whole(set, b->keys.whole[i]->mt->index);
+}
+
+void keys_hand_over(struct batch *b, struct touched *touched, struct touched *changed)
+{
+    add_to(b, touched);
+    add_to(b, changed);
     keys_forget(b);
 }
 

@@ -168,7 +168,7 @@ void conflict_hint(struct error *err);
 
 /* batch_keys.c */
 void keys_gather(struct batch *b);
-void keys_hand_over(struct batch *b, struct touched *touched);
+void keys_hand_over(struct batch *b, struct touched *touched, struct touched *changed);
 void keys_forget(struct batch *b);
 void keys_whole(struct batch *b, struct table *t);
 

@@ -9,6 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FORWARD_MS 60000
+#define FORWARD_FIRST_WAIT_MS 100
+#define FORWARD_LAST_WAIT_MS 2000
+
 const char *step_state_name(enum step_state s)
 {
     static const char *const names[] = {"todo", "begun", "done", "undone"};
@@ -163,6 +167,18 @@ static bool began(const struct engine *e, size_t i)
     return e->states[i] == STEP_BEGUN || e->states[i] == STEP_DONE;
 }
 
+/* Traffic may still be held: nobody serves for certain. */
+static bool not_taken_back(struct error *err)
+{
+    struct error why = *err;
+
+    error_set(err, ERR_OPERATOR, "the pause could not be taken back: %s", why.message);
+    error_detail(err, "%s", why.detail);
+    return error_hint(err,
+                      "Nothing was decided, no data is lost. Release the traffic by hand if it "
+                      "is still held, then type `pgcutover resume` to let it try again.");
+}
+
 /* A process ended inside the pause: the arbiter says on which side of the decision. */
 static bool recover_pause(struct engine *e, struct error *err)
 {
@@ -178,7 +194,7 @@ static bool recover_pause(struct engine *e, struct error *err)
         return false;
     if (!decided) {
         event_warn("the last pause was cut off before its decision: taking it back");
-        return undo_flagged(e, STEP_PAUSE, err);
+        return undo_flagged(e, STEP_PAUSE, err) || not_taken_back(err);
     }
     event_warn("the switch had been decided when the run was cut off: going on to its end");
     for (size_t i = 0; i < e->nsteps; i++)
@@ -239,12 +255,12 @@ static bool leave_pause(struct engine *e, bool *again, struct error *err)
         return error_push(err, "after the decision");
     if (!undo_flagged(e, STEP_PAUSE, &undo)) {
         error_detail(&undo, "first failure: %s", err->message);
-        error_set(err, ERR_OPERATOR, "the pause could not be taken back: %s", undo.message);
-        error_detail(err, "%s", undo.detail);
-        return error_hint(
-            err, "Blue holds all data. Release the traffic by hand if it is still held, then type "
-                 "`pgcutover resume` to let it try again.");
+        *err = undo;
+        return not_taken_back(err);
     }
+    /* A statement that ran into the pause's deadline says so as a timeout. */
+    if (err->code == ERR_TIMEOUT)
+        err->code = ERR_BUDGET;
     if (err->code == ERR_BUDGET) {
         struct error why = *err;
 
@@ -260,6 +276,65 @@ bool engine_attach(struct engine *e, struct error *err)
             return error_push(err, "taking up %s again", e->steps[i].name);
     e->attached = true;
     return true;
+}
+
+static bool in_pause(const struct engine *e)
+{
+    for (size_t i = 0; i < e->nsteps; i++)
+        if ((e->steps[i].flags & STEP_PAUSE) && began(e, i))
+            return true;
+    return false;
+}
+
+bool engine_in_pause(const struct engine *e)
+{
+    return in_pause(e);
+}
+
+/* After the decision there is one way, and clients wait on it: a dropped connection or a pooler
+ * that is just starting must not end it, nor may somebody's Ctrl-C. */
+static bool go_forward(struct engine *e, size_t i, struct error *err)
+{
+    int64_t deadline = clock_in_ms(FORWARD_MS);
+    int wait_ms = FORWARD_FIRST_WAIT_MS;
+
+    while (!clock_passed(deadline)) {
+        event_warn("decided, but %s failed: %s; trying again", e->steps[i].name, err->message);
+        clock_sleep_ms(wait_ms);
+        wait_ms = wait_ms * 2 < FORWARD_LAST_WAIT_MS ? wait_ms * 2 : FORWARD_LAST_WAIT_MS;
+        stop_clear();
+        error_clear(err);
+        if (act(e, i, err))
+            return true;
+    }
+    if (err->code != ERR_OPERATOR) {
+        struct error why = *err;
+
+        error_set(err, ERR_OPERATOR, "the switch is decided and not finished: %s", why.message);
+        error_detail(err, "%s", why.detail);
+        error_hint(
+            err, "Traffic may still be held. Mend what is named, then type `pgcutover resume` (or "
+                 "`pgcutover rollback` again, if that was it): it goes on from here.");
+    }
+    return false;
+}
+
+static bool forward_decided(struct engine *e, const struct step *s)
+{
+    struct error ignored = {0};
+    bool decided = is_decided(e);
+
+    if (!(s->flags & STEP_FORWARD))
+        return false;
+    stop_clear();
+    return decided || (e->ops->decided(e->ctx, &decided, &ignored) && decided);
+}
+
+static bool act_to_the_end(struct engine *e, size_t i, struct error *err)
+{
+    if (act(e, i, err))
+        return true;
+    return forward_decided(e, &e->steps[i]) && go_forward(e, i, err);
 }
 
 static size_t first_pause_step(const struct engine *e)
@@ -290,7 +365,7 @@ bool engine_run(struct engine *e, bool *aborted, struct error *err)
         if (!(s->flags & (STEP_PAUSE | STEP_FORWARD)) && !stop_check(err))
             return false;
         if (e->ops->before && !e->ops->before(e->ctx, s, &answer, err)) {
-            if (!(s->flags & STEP_PAUSE))
+            if (!(s->flags & STEP_PAUSE) || !in_pause(e))
                 return false;
         } else if (answer == GATE_STOP) {
             error_set(err, ERR_STOPPED, "stopped at the gate before %s", s->name);
@@ -299,7 +374,7 @@ bool engine_run(struct engine *e, bool *aborted, struct error *err)
             *aborted = true;
             stop_clear();
             return engine_undo(e, err);
-        } else if (act(e, i, err) && (!e->ops->after || e->ops->after(e->ctx, s, err))) {
+        } else if (act_to_the_end(e, i, err) && (!e->ops->after || e->ops->after(e->ctx, s, err))) {
             if (e->until && strcmp(e->until, s->name) == 0)
                 return error_set(err, ERR_STOPPED, "stopped after %s, as asked", s->name);
             i++;

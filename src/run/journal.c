@@ -213,6 +213,16 @@ const char *journal_get_fact(const struct journal *j, const char *key)
     return json_string_value(json_object_get(j->facts, key));
 }
 
+void journal_lock(struct journal *j)
+{
+    pthread_mutex_lock(&j->mutex);
+}
+
+void journal_unlock(struct journal *j)
+{
+    pthread_mutex_unlock(&j->mutex);
+}
+
 size_t journal_count(const struct journal *j)
 {
     return json_array_size(j->records);

@@ -83,6 +83,22 @@ static bool creates_green(const struct cutover *c)
     return c->rehearsal || playbook_bool(cutover_section(c, "green"), "create");
 }
 
+static bool empty_green(struct cutover *c, struct error *err);
+
+/* [green] create = no: what is there and not ours stays, and ends the run. */
+static bool nothing_in_green(struct cutover *c, struct error *err)
+{
+    struct server_facts f;
+
+    if (!server_facts_read(c->green.pg, &f, err))
+        return false;
+    if (f.user_objects == 0)
+        return true;
+    error_set(err, ERR_NOGO, "green (%s) is not empty: %d objects", c->green.dbname,
+              f.user_objects);
+    return error_hint(err, "The clone is made there: name an empty database.");
+}
+
 /* A green of ours from an earlier try goes; anybody else's stays and ends the run. */
 static bool make_green(struct cutover *c, struct error *err)
 {
@@ -90,9 +106,7 @@ static bool make_green(struct cutover *c, struct error *err)
 
     side_disconnect(&c->green);
     if (!creates_green(c))
-        return side_connect(c, &c->green, err) && side_lock(c, &c->green, err) &&
-               (engine_state(&c->engine, "restore") == STEP_TODO ||
-                server_empty_database(c->green.pg, c->names.run, err));
+        return empty_green(c, err) && side_lock(c, &c->green, err) && nothing_in_green(c, err);
     if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run,
                                 err))
         return false;
@@ -169,6 +183,27 @@ bool step_restore(void *ctx, struct error *err)
            live_check(c, err);
 }
 
+/* A server that is gone has nothing to undo, if whoever aborts says that the clone may stay. */
+bool green_is_there(struct cutover *c, bool *exists, bool *ours, struct error *err)
+{
+    *exists = *ours = false;
+    if (server_database_exists(c->green.conninfo, c->green.dbname, exists, ours, c->names.run, err))
+        return true;
+    if (!c->keep_clone || err->code != ERR_CONNECT)
+        return error_hint(err, "With --keep-clone the abort passes over green.");
+    event_warn("green can't be reached and is left as it is: %s", err->message);
+    error_clear(err);
+    return true;
+}
+
+static bool empty_green(struct cutover *c, struct error *err)
+{
+    bool ours = false;
+
+    return side_connect(c, &c->green, err) && facts_installed(c->green.pg, &ours, err) &&
+           (!ours || server_empty_database(c->green.pg, c->names.run, err));
+}
+
 bool step_restore_undo(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
@@ -178,13 +213,13 @@ bool step_restore_undo(void *ctx, struct error *err)
         event_info("the clone %s is kept", c->green.dbname);
         return true;
     }
-    if (!creates_green(c))
-        return side_connect(c, &c->green, err) &&
-               server_empty_database(c->green.pg, c->names.run, err);
-    if (!server_database_exists(c->green.conninfo, c->green.dbname, &exists, &ours, c->names.run,
-                                err))
+    if (!green_is_there(c, &exists, &ours, err))
         return false;
-    if (!exists || !ours)
+    if (!exists)
+        return true;
+    if (!creates_green(c))
+        return empty_green(c, err);
+    if (!ours)
         return true;
     /* A replication origin belongs to the cluster: it would outlive the database. */
     if (!side_connect(c, &c->green, err) || !apply_drop_origin(c->green.pg, c->names.run, err))

@@ -143,7 +143,7 @@ void cutover_close(struct cutover *c)
     live_stop(c);
     pg_close(c->exporter);
     pg_close(c->pause.l);
-    pguard_close(c->pause.guard);
+    pguard_abandon(c->pause.guard); /* still there: the pause was not ended */
     for (size_t i = 0; i < c->ntraffic; i++)
         traffic_close(c->traffic[i]);
     free(c->traffic);

@@ -2,12 +2,36 @@
  * the way back. */
 #include "base/alloc.h"
 #include "base/event.h"
+#include "base/clock.h"
 #include "pg/slot.h"
 #include "steps/commands.h"
 #include "steps/steps.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+/* TRAPS 17: it waits for every transaction that is open in green's cluster. */
+static bool make_back_slot(struct cutover *c, struct error *err)
+{
+    struct pg_blocker *list = NULL;
+    struct strbuf text = {0};
+    struct error ignored = {0};
+    size_t n = 0;
+    bool ok;
+
+    pg_set_deadline(c->green.pg,
+                    clock_us() + playbook_us(cutover_section(c, "capture"), "slot_timeout"));
+    ok = slot_create_plain(c->green.pg, c->names.back_slot, err);
+    pg_set_deadline(c->green.pg, CLOCK_NONE);
+    if (!ok && err->code == ERR_TIMEOUT && pg_blockers(c->green.pg, 0, &list, &n, &ignored)) {
+        pg_blockers_describe(&text, list, n);
+        error_detail(err, "open on green's server:\n%s", strbuf_cstr(&text));
+        error_hint(err, "End them, then type `pgcutover resume %s`.", c->names.run);
+    }
+    free(list);
+    strbuf_release(&text);
+    return ok;
+}
 
 bool step_reverse(void *ctx, struct error *err)
 {
@@ -22,13 +46,19 @@ bool step_reverse(void *ctx, struct error *err)
         !publication_create(c->green.pg, c->names.back_publication, &c->green.cat, err) ||
         !slot_read(c->green.pg, c->names.back_slot, &slot, err))
         return false;
-    return slot.exists || slot_create_plain(c->green.pg, c->names.back_slot, err);
+    return slot.exists || make_back_slot(c, err);
 }
 
 bool step_reverse_undo(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
+    bool exists = false, ours = false;
+
+    if (!green_is_there(c, &exists, &ours, err))
+        return false;
+    if (!exists)
+        return true;
     /* Dropped before its database: a slot keeps a database from being dropped. */
     return side_connect(c, &c->green, err) && slot_drop(c->green.pg, c->names.back_slot, err) &&
            publication_drop(c->green.pg, c->names.back_publication, err) &&

@@ -159,6 +159,22 @@ static void add_thresholds(struct cutover *c, struct strbuf *out)
         strbuf_addf(out, "  OVER ITS THRESHOLD: the lag, limit %s\n", playbook_str(s, "lag"));
 }
 
+static void add_constraints(struct cutover *c, struct strbuf *out)
+{
+    struct constraint_backlog b;
+
+    if (!c->tail || c->checks.n == 0)
+        return;
+    tail_backlog(c->tail, &b);
+    strbuf_addf(out,
+                "  constraints that replay doesn't enforce: %zu, checked in full; %zu keys of "
+                "their tables changed since\n",
+                c->checks.n, b.keys);
+    if (b.full)
+        strbuf_addf(out, "  SLOW: %zu of them would have to be checked in full in the pause\n",
+                    b.full);
+}
+
 static char *evidence(struct cutover *c)
 {
     struct strbuf out = {0};
@@ -179,6 +195,7 @@ static char *evidence(struct cutover *c)
             strbuf_addf(&out, "  SUSPICIOUS: %lld keys differed again and again\n",
                         (long long) v.suspicious);
     }
+    add_constraints(c, &out);
     add_thresholds(c, &out);
     add_blockers(c, &out);
     add_slot(c, &out);
@@ -262,6 +279,8 @@ static bool wait_at_gate(struct cutover *c, const char *gate, const char *window
             in = INBOX_EMPTY;
             clock_sleep_ms(1000);
         }
+        if (in != INBOX_EMPTY && in != INBOX_WAIT)
+            atomic_store(&c->gate_open, 0);
         if (in == INBOX_GO)
             return allowed(c, err) && journal_answer(c, gate, "go", who, err);
         if (in == INBOX_WAIT)
@@ -290,31 +309,44 @@ bool gate_before(void *ctx, const struct step *step, enum gate_answer *answer, s
     gate = gate_section(c, when);
     if ((!gate && !first_of_pause) || ((step->flags & STEP_PAUSE) && !first_of_pause))
         return true;
+    atomic_store(&c->inbox, INBOX_EMPTY); /* what came in before was about another gate */
     atomic_store(&c->gate_open, 1);
     ok = wait_at_gate(c, when, gate ? playbook_str(gate, "window") : NULL, answer, err);
     atomic_store(&c->gate_open, 0);
     return ok;
 }
 
+static bool stop_here(struct cutover *c, const struct step *step, const char *when,
+                      struct error *err)
+{
+    enum gate_answer answer;
+    bool ok;
+
+    atomic_store(&c->inbox, INBOX_EMPTY);
+    atomic_store(&c->gate_open, 1);
+    ok = wait_at_gate(c, when, NULL, &answer, err);
+    atomic_store(&c->gate_open, 0);
+    if (ok && answer != GATE_GO)
+        ok = error_set(err, ERR_STOPPED, "stopped after %s", step->name);
+    return ok;
+}
+
+/* Between open and release clients wait: what is to run after open runs after release. */
 bool gate_after(void *ctx, const struct step *step, struct error *err)
 {
     struct cutover *c = ctx;
     char when[64];
 
+    if (strcmp(step->name, "open") == 0)
+        return true;
     snprintf(when, sizeof when, "after-%s", step->name);
-    if (strcmp(step->name, "release") == 0 && !run_checks(c, "after-open", err))
+    if (strcmp(step->name, "release") == 0 &&
+        (!run_hooks(c, "after-open", err) || !run_checks(c, "after-open", err)))
         return false;
     if (!run_hooks(c, when, err))
         return false;
-    if (c->pause_after && strcmp(c->pause_after, step->name) == 0) {
-        enum gate_answer answer;
-
-        if (!wait_at_gate(c, when, NULL, &answer, err))
-            return false;
-        if (answer != GATE_GO)
-            return error_set(err, ERR_STOPPED, "stopped after %s", step->name);
-    }
-    return true;
+    return !c->pause_after || strcmp(c->pause_after, step->name) != 0 ||
+           stop_here(c, step, when, err);
 }
 
 /* A pause that overran its budget returns to its gate; with --yes only so many times. */

@@ -20,6 +20,7 @@ bool step_guard(void *ctx, struct error *err)
 
     if (!side_connect(c, &c->blue, err) || !side_lock(c, &c->blue, err) ||
         !facts_install(c->blue.pg, c->names.run, err) ||
+        !arbiter_forget(c->blue.pg, c->names.run, err) ||
         !fact_set(c->blue.pg, c->names.run, "directory", c->dir.path, err))
         return false;
     if (!refuses_ddl(c))
@@ -29,7 +30,7 @@ bool step_guard(void *ctx, struct error *err)
     if (!made)
         event_warn("no right to create event triggers on blue: DDL there is not refused, but "
                    "noticed, and ends the run");
-    return true;
+    return !made || journal_fact(c->journal, "guarded", "yes", err);
 }
 
 bool step_guard_undo(void *ctx, struct error *err)
@@ -44,7 +45,8 @@ bool step_guard_attach(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    return side_connect(c, &c->blue, err) && side_lock(c, &c->blue, err);
+    /* Decided: blue may be down for good, and green is to go on without it. */
+    return c->decided || (side_connect(c, &c->blue, err) && side_lock(c, &c->blue, err));
 }
 
 void describe_guard(void *ctx, struct strbuf *out)

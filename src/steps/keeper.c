@@ -165,25 +165,37 @@ json_t *keeper_status(struct cutover *c)
     return o;
 }
 
-static void write_status(struct keeper *k)
+/* Made under the locks, written outside of them: nobody waits for the disk. */
+static char *status_text(struct keeper *k)
 {
-    struct error err = {0};
-    char *text;
     json_t *o;
+    char *text;
 
     keeper_lock(k);
+    journal_lock(k->c->journal);
     o = keeper_status(k->c);
+    journal_unlock(k->c->journal);
     keeper_unlock(k);
+    pthread_mutex_lock(&k->mutex);
     if (k->what[0])
         json_object_set_new(
             o, "progress",
             json_pack("{s:s, s:I, s:I, s:s}", "what", k->what, "done", (json_int_t) k->done,
                       "total", (json_int_t) k->total, "unit", k->unit));
+    pthread_mutex_unlock(&k->mutex);
     text = json_dumps(o, JSON_INDENT(1));
+    json_decref(o);
+    return text;
+}
+
+static void write_status(struct keeper *k)
+{
+    struct error err = {0};
+    char *text = status_text(k);
+
     if (text && !file_replace(k->path, text, strlen(text), 0644, &err))
         fprintf(stderr, "pgcutover: status: %s\n", err.message);
     free(text);
-    json_decref(o);
 }
 
 static void on_event(void *ctx, const struct event *ev)
@@ -227,11 +239,11 @@ static void *keeper_main(void *arg)
                        human_bytes(text, held));
         }
         k->warned = over;
-        pthread_mutex_lock(&k->mutex);
         if (clock_us() >= next_status) {
             write_status(k);
             next_status = clock_us() + STATUS_US;
         }
+        pthread_mutex_lock(&k->mutex);
         if (!k->stop)
             thread_cond_wait(&k->wake, &k->mutex, clock_in_ms(TICK_MS));
         stop = k->stop;

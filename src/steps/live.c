@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define TOUCHED_LIMIT 2000000
+#define CHANGED_LIMIT 500000 /* more than a pause could look at */
 
 void verify_options_fill(struct cutover *c, struct verify_options *o)
 {
@@ -90,6 +91,18 @@ bool live_load_map(struct cutover *c, struct error *err)
     return true;
 }
 
+static bool make_checks(struct cutover *c, struct error *err)
+{
+    if (c->changed)
+        return true;
+    constraint_checks_release(&c->checks);
+    if (!constraint_checks_derive(&c->checks, &c->map, err))
+        return false;
+    if (c->checks.n)
+        c->changed = touched_new(c->map.ntables, CHANGED_LIMIT);
+    return true;
+}
+
 bool live_start_apply(struct cutover *c, struct error *err)
 {
     const struct playbook_section *s = cutover_section(c, "replay");
@@ -105,12 +118,13 @@ bool live_start_apply(struct cutover *c, struct error *err)
 
     if (c->apply)
         return true;
-    if (!live_load_map(c, err) || !open_spool(c, err))
+    if (!live_load_map(c, err) || !open_spool(c, err) || !make_checks(c, err))
         return false;
     if (!c->touched)
         c->touched = touched_new(c->map.ntables, TOUCHED_LIMIT);
     o.spool = c->spool;
     o.touched = c->touched;
+    o.changed = c->changed;
     if (!apply_start(&made, &o, err))
         return false;
     keeper_lock(c->keeper);
@@ -145,7 +159,9 @@ void live_stop(struct cutover *c)
     spool_close(c->spool);
     c->spool = NULL;
     touched_free(c->touched);
-    c->touched = NULL;
+    touched_free(c->changed);
+    c->touched = c->changed = NULL;
+    constraint_checks_release(&c->checks);
 }
 
 bool live_check(struct cutover *c, struct error *err)

@@ -103,6 +103,15 @@ static bool map_is_sound(struct cutover *c, struct error *err)
     return ok;
 }
 
+/* Run again after they had been fenced, the migrations must be able to write. */
+static bool unfence_green(struct cutover *c, struct error *err)
+{
+    enum fence_state state;
+
+    return fence_state(c->green.pg, &state, err) &&
+           (state == FENCE_NONE || fence_drop(c->green.pg, clock_in_ms(GREEN_FENCE_MS), err));
+}
+
 static bool fence_green(struct cutover *c, struct error *err)
 {
     struct fence_options o = {.run = c->names.run,
@@ -111,14 +120,10 @@ static bool fence_green(struct cutover *c, struct error *err)
                               .deadlock_timeout_ms = 20,
                               .idle_limit_ms = GREEN_FENCE_MS};
     struct pg *control = NULL;
-    enum fence_state state;
-    bool ok = fence_state(c->green.pg, &state, err);
+    bool ok = side_open(c, &c->green, PG_PLAIN, "fence-control", &control, err) &&
+              fence_install(c->green.pg, control, &c->green.cat, &o, err);
 
-    if (ok && state != FENCE_CLOSED) {
-        ok = side_open(c, &c->green, PG_PLAIN, "fence-control", &control, err) &&
-             fence_install(c->green.pg, control, &c->green.cat, &o, err);
-        pg_close(control);
-    }
+    pg_close(control);
     return ok;
 }
 
@@ -126,16 +131,17 @@ bool step_migrate(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    return side_connect(c, &c->green, err) && push_sequences(c, err) && run_migrations(c, err) &&
-           FAULT("migrate.done", err) && live_check(c, err) && side_load(c, &c->green, err) &&
-           fence_green(c, err) && live_load_map(c, err) && map_is_sound(c, err);
+    return side_connect(c, &c->green, err) && unfence_green(c, err) && push_sequences(c, err) &&
+           run_migrations(c, err) && FAULT("migrate.done", err) && live_check(c, err) &&
+           side_load(c, &c->green, err) && fence_green(c, err) && live_load_map(c, err) &&
+           map_is_sound(c, err);
 }
 
 bool step_migrate_attach(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    return live_load_map(c, err);
+    return c->decided || live_load_map(c, err);
 }
 
 void describe_migrate(void *ctx, struct strbuf *out)

@@ -14,6 +14,7 @@
 #include "steps/keeper.h"
 #include "steps/pause.h"
 #include "steps/pause_guard.h"
+#include "steps/recheck.h"
 #include "steps/steps.h"
 #include "steps/tail.h"
 #include "sys/stop.h"
@@ -136,6 +137,8 @@ bool step_hold(void *ctx, struct error *err)
         return false;
     if (c->tail)
         tail_pause(c->tail);
+    if (!live_check(c, err) || (c->tail && forward(c) && !constraints_warm(c, err)))
+        return false;
     if (!journal_relax(c->journal, true, err) ||
         !pguard_arm(p->guard, budget + GUARD_GRACE_US, err))
         return false;
@@ -148,23 +151,44 @@ bool step_hold(void *ctx, struct error *err)
     return FAULT("pause.held", err);
 }
 
+/* Every section is tried: one pooler that does not answer must not keep the others' clients
+ * waiting. */
+bool pause_release(struct cutover *c, enum traffic_side side, struct error *err)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < c->ntraffic; i++) {
+        struct error one = {0};
+
+        if (traffic_release(c->traffic[i], side, &one))
+            continue;
+        if (ok)
+            *err = one;
+        ok = false;
+    }
+    return ok;
+}
+
+/* Traffic that is still held stays the guard's business: it sees our end of the pipe closed, and
+ * acts. */
 bool step_hold_undo(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
     struct pause *p = &c->pause;
-    bool ok = true;
+    bool ok;
 
     if (!p->from)
         pause_direction(c, false);
     set_deadlines(c, CLOCK_NONE);
-    ok = cutover_open_traffic(c, err);
-    for (size_t i = 0; ok && i < c->ntraffic; i++)
-        ok = traffic_release(c->traffic[i], p->from_side, err);
-    pguard_close(p->guard);
+    ok = cutover_open_traffic(c, err) && pause_release(c, p->from_side, err);
+    if (ok)
+        pguard_close(p->guard);
+    else
+        pguard_abandon(p->guard);
     p->guard = NULL;
     if (c->tail)
         tail_go_on(c->tail);
-    return journal_relax(c->journal, false, err) && ok;
+    return journal_relax(c->journal, false, ok ? err : &(struct error){0}) && ok;
 }
 
 static bool same_catalog(struct cutover *c, struct error *err)
@@ -278,16 +302,6 @@ bool step_drain(void *ctx, struct error *err)
     return FAULT("pause.drained", err) && pause_in_budget(c, "confirm", err);
 }
 
-static bool constraints_hold(struct cutover *c, struct error *err)
-{
-    struct constraint_checks checks = {0};
-    bool ok = constraint_checks_derive(&checks, &c->map, err) &&
-              constraint_checks_run(&checks, c->green.pg, c->pause.deadline_us, err);
-
-    constraint_checks_release(&checks);
-    return ok;
-}
-
 bool step_confirm(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
@@ -305,7 +319,7 @@ bool step_confirm(void *ctx, struct error *err)
     }
     free(text);
     c->pause.confirmed_keys = compared;
-    if (!ok || !constraints_hold(c, err))
+    if (!ok || !constraints_hold(c, c->pause.deadline_us, err))
         return false;
     pause_part(c, "confirmed");
     return FAULT("pause.confirmed", err) && pause_in_budget(c, "flip", err);
@@ -313,11 +327,20 @@ bool step_confirm(void *ctx, struct error *err)
 
 bool pause_switch(struct cutover *c, enum traffic_side side, int64_t deadline_us, struct error *err)
 {
-    for (size_t i = 0; i < c->ntraffic; i++)
-        if (!traffic_switch(c->traffic[i], side, deadline_us, err) ||
-            !traffic_verify(c->traffic[i], side, err))
-            return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
-    return true;
+    bool ok = true;
+
+    for (size_t i = 0; i < c->ntraffic; i++) {
+        struct error one = {0};
+
+        if (traffic_switch(c->traffic[i], side, deadline_us, &one) &&
+            traffic_verify(c->traffic[i], side, &one))
+            continue;
+        error_push(&one, "[traffic %s]", traffic_name(c->traffic[i]));
+        if (ok)
+            *err = one;
+        ok = false;
+    }
+    return ok;
 }
 
 bool step_flip(void *ctx, struct error *err)
@@ -369,13 +392,22 @@ bool pause_decided(void *ctx, bool *yes, struct error *err)
     return true;
 }
 
+/* Without the event trigger somebody may have made a table after the locks were taken: neither
+ * fenced nor captured. */
+static bool unguarded_catalog(struct cutover *c, struct error *err)
+{
+    return !forward(c) || journal_get_fact(c->journal, "guarded") || !c->pause.l ||
+           same_catalog(c, err);
+}
+
 static bool decide(struct cutover *c, struct error *err)
 {
     enum fence_decision d = FENCE_REVOKED;
     struct error sent = {0};
     bool yes = false;
 
-    if (!pause_in_budget(c, "open", err) || !FAULT("open.before-commit", err))
+    if (!pause_in_budget(c, "open", err) || !unguarded_catalog(c, err) ||
+        !FAULT("open.before-commit", err))
         return false;
     if (!c->pause.l || !fence_commit(c->pause.l, c->names.run, &d, &sent) || d == FENCE_UNKNOWN) {
         if (!pause_decided(c, &yes, err))
@@ -390,6 +422,7 @@ static bool decide(struct cutover *c, struct error *err)
     }
     if (forward(c))
         c->decided = true;
+    stop_clear();
     return FAULT("open.committed", err) &&
            journal_fact(c->journal, decided_fact(c), "committed", err);
 }
@@ -403,8 +436,7 @@ static bool note_opening(struct cutover *c, struct error *err)
     if (!forward(c) || journal_get_fact(c->journal, "open_lsn"))
         return true;
     return pg_current_lsn(c->green.pg, &lsn, err) &&
-           journal_fact(c->journal, "open_lsn", lsn_str(text, lsn), err) &&
-           fact_set(c->green.pg, c->names.run, "open_lsn", text, err);
+           journal_fact(c->journal, "open_lsn", lsn_str(text, lsn), err);
 }
 
 bool step_open(void *ctx, struct error *err)

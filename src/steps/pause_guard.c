@@ -5,6 +5,7 @@
 #include "base/event.h"
 #include "pg/facts.h"
 #include "pg/position.h"
+#include "sys/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,7 @@
 
 #define ACT_DEADLINE_MS 30000
 #define NEVER_ARMED_MS 60000
+#define OLD_GUARD_MS 40000
 
 extern char **environ;
 
@@ -80,6 +82,30 @@ static bool spawn_guard(struct pguard *g, const char *dir, const char *from, str
     return true;
 }
 
+/* A guard of an earlier pause, of a process that died, may still be giving traffic back: it must
+ * not meet ours. */
+static bool wait_for_old_guard(struct cutover *c, struct error *err)
+{
+    char *path = cutover_file(c, "guard.lock");
+    int64_t deadline = clock_in_ms(OLD_GUARD_MS);
+    int fd = -1;
+    bool ok;
+
+    while (!(ok = file_lock(path, &fd, err)) && err->code == ERR_LOCKED &&
+           !clock_passed(deadline)) {
+        error_clear(err);
+        clock_sleep_ms(50);
+    }
+    if (ok)
+        close(fd);
+    else if (err->code == ERR_LOCKED)
+        error_set(err, ERR_LOCKED,
+                  "a guard process of an earlier pause is still at work (see %s/logs/guard.log)",
+                  c->dir.path);
+    free(path);
+    return ok;
+}
+
 bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline_us,
                   struct error *err)
 {
@@ -88,6 +114,10 @@ bool pguard_start(struct pguard **out, struct cutover *c, int64_t ready_deadline
     char said = 0;
 
     g->to = g->from = -1;
+    if (!wait_for_old_guard(c, err)) {
+        free(g);
+        return false;
+    }
     if (!spawn_guard(g, c->dir.path, c->pause.from->name, err)) {
         pguard_close(g);
         return false;
@@ -121,6 +151,17 @@ void pguard_disarm(struct pguard *g)
         continue;
 }
 
+void pguard_abandon(struct pguard *g)
+{
+    if (!g)
+        return;
+    if (g->to >= 0)
+        close(g->to);
+    if (g->from >= 0)
+        close(g->from);
+    free(g);
+}
+
 void pguard_close(struct pguard *g)
 {
     if (!g)
@@ -142,6 +183,7 @@ struct watch {
     struct side *from;
     enum traffic_side side;
     FILE *log;
+    int lock_fd; /* held until the process ends */
 };
 
 static void say(struct watch *w, const char *text, const struct error *err)
@@ -160,6 +202,7 @@ static bool watch_open(struct watch *w, const char *run_dir, const char *from, s
     struct playbook *pb = NULL;
     char *path = xstrfmt("%s/logs/guard.log", run_dir);
     char *ini = xstrfmt("%s/playbook.ini", run_dir);
+    char *lock = xstrfmt("%s/guard.lock", run_dir);
     struct playbook_source src = {.path = ini};
     bool ok;
 
@@ -168,12 +211,13 @@ static bool watch_open(struct watch *w, const char *run_dir, const char *from, s
         w->log = stderr;
     w->side = strcmp(from, "green") == 0 ? TRAFFIC_GREEN : TRAFFIC_BLUE;
     w->from = w->side == TRAFFIC_GREEN ? &w->c.green : &w->c.blue;
-    ok = rundir_find(&dir, ".", run_dir, err) && playbook_load(&pb, &src, err) &&
-         cutover_open(&w->c, pb, &dir, false, err) &&
+    ok = file_lock(lock, &w->lock_fd, err) && rundir_find(&dir, ".", run_dir, err) &&
+         playbook_load(&pb, &src, err) && cutover_open(&w->c, pb, &dir, false, err) &&
          side_open(&w->c, w->from, PG_PLAIN, "guard", &w->from->pg, err) &&
          cutover_open_traffic(&w->c, err);
     free(path);
     free(ini);
+    free(lock);
     return ok;
 }
 

@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "base/human.h"
 #include "migrate/migrate.h"
+#include "pg/fence.h"
 #include "pg/server.h"
 #include "pg/slot.h"
 #include "steps/preflight.h"
@@ -136,6 +137,20 @@ static void check_objects(struct cutover *c, struct check_list *l, const struct 
                   (long long) c->blue.cat.matviews);
 }
 
+/* A fence left by a run that was finished without --unfence-blue. */
+static void check_fence(struct cutover *c, struct check_list *l)
+{
+    enum fence_state state;
+    struct error err = {0};
+
+    if (fence_state(c->blue.pg, &state, &err))
+        check_add(l, "blue fence", state == FENCE_NONE ? CHECK_PASS : CHECK_FAIL,
+                  "An earlier run's fence stands here: is this database the one that serves? "
+                  "`pgcutover finish RUN "
+                  "--unfence-blue` of that run takes it away.",
+                  state == FENCE_NONE ? "none stands" : "fence triggers stand on blue");
+}
+
 static void check_open_transactions(struct cutover *c, struct check_list *l)
 {
     struct pg_blocker *list = NULL;
@@ -198,6 +213,7 @@ void preflight_blue(struct cutover *c, struct check_list *l)
         return;
     }
     check_identities(c, l);
+    check_fence(c, l);
     check_objects(c, l, &f);
     check_open_transactions(c, l);
     check_locks(l, &f, &c->blue.cat);

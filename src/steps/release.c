@@ -19,22 +19,33 @@
 #define DROP_FENCE_MS 20000
 #define FRONT_DOOR_S 5
 
-/* After a crash the driver's state may be anything: idempotently to the side that is open. */
+static bool one_traffic_on(struct traffic *t, enum traffic_side side, struct error *err)
+{
+    struct error disagrees = {0};
+
+    if (!traffic_verify(t, side, &disagrees) &&
+        (!traffic_switch(t, side, clock_in_ms(SWITCH_MS), err) || !traffic_verify(t, side, err)))
+        return false;
+    return traffic_release(t, side, err);
+}
+
+/* After a crash the driver's state may be anything: idempotently to the side that is open. Every
+ * section is tried. */
 static bool traffic_on(struct cutover *c, struct error *err)
 {
-    struct pause *p = &c->pause;
+    bool ok = true;
 
     for (size_t i = 0; i < c->ntraffic; i++) {
-        struct error disagrees = {0};
+        struct error one = {0};
 
-        if (!traffic_verify(c->traffic[i], p->to_side, &disagrees) &&
-            (!traffic_switch(c->traffic[i], p->to_side, clock_in_ms(SWITCH_MS), err) ||
-             !traffic_verify(c->traffic[i], p->to_side, err)))
-            return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
-        if (!traffic_release(c->traffic[i], p->to_side, err))
-            return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
+        if (one_traffic_on(c->traffic[i], c->pause.to_side, &one))
+            continue;
+        error_push(&one, "[traffic %s]", traffic_name(c->traffic[i]));
+        if (ok)
+            *err = one;
+        ok = false;
     }
-    return true;
+    return ok;
 }
 
 static bool move_application(struct cutover *c, const char *key, struct error *err)
@@ -113,16 +124,17 @@ static void tidy(bool ok, struct error *err, const char *what)
     error_clear(err);
 }
 
-static void tidy_after_switch(struct cutover *c)
+static void tidy_blue(struct cutover *c)
 {
     struct error err = {0};
-    const char *text = journal_get_fact(c->journal, "open_lsn");
     bool end =
         strcmp(playbook_str(cutover_section(c, "fence"), "leftover_sessions"), "terminate") == 0;
     int ended = 0;
-    lsn_t lsn = 0;
 
-    live_stop(c);
+    if (!side_connect(c, &c->blue, &err)) {
+        tidy(false, &err, "blue can't be reached to tidy it");
+        return;
+    }
     tidy(slot_drop(c->blue.pg, c->names.slot, &err), &err, "blue's slot");
     tidy(publication_drop(c->blue.pg, c->names.publication, &err), &err, "blue's publication");
     tidy(guard_drop(c->blue.pg, c->names.run, &err), &err, "blue's guard");
@@ -130,8 +142,20 @@ static void tidy_after_switch(struct cutover *c)
         tidy(fence_end_sessions(c->blue.pg, &ended, &err), &err, "sessions left on blue");
     if (ended)
         event_info("%d client sessions that were left on blue were ended", ended);
-    if (text && lsn_parse(text, &lsn))
+}
+
+static void tidy_after_switch(struct cutover *c)
+{
+    struct error err = {0};
+    const char *text = journal_get_fact(c->journal, "open_lsn");
+    lsn_t lsn = 0;
+
+    live_stop(c);
+    tidy_blue(c);
+    if (text && lsn_parse(text, &lsn)) {
+        tidy(fact_set(c->green.pg, c->names.run, "open_lsn", text, &err), &err, "green's facts");
         tidy(slot_advance(c->green.pg, c->names.back_slot, lsn, &err), &err, "green's slot");
+    }
     tidy(fence_drop(c->green.pg, clock_in_ms(DROP_FENCE_MS), &err), &err, "green's open fence");
 }
 
@@ -141,10 +165,11 @@ bool step_release(void *ctx, struct error *err)
 
     if (!c->pause.from)
         pause_direction(c, false);
-    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) ||
-        !side_connect(c, &c->green, err) || !FAULT("release.before", err) || !traffic_on(c, err) ||
-        !move_application(c, "move", err) || !end_pause(c, err) ||
-        !journal_fact(c->journal, "released", "yes", err) || !FAULT("release.released", err))
+    /* Only the side that is open is needed now: the other one may be why we switch. */
+    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->green, err) ||
+        !FAULT("release.before", err) || !traffic_on(c, err) || !move_application(c, "move", err) ||
+        !end_pause(c, err) || !journal_fact(c->journal, "released", "yes", err) ||
+        !FAULT("release.released", err))
         return false;
     probe_front_door(c);
     tidy_after_switch(c);
@@ -162,35 +187,49 @@ void describe_release(void *ctx, struct strbuf *out)
                        "the fence stands\n");
 }
 
-/* Blue serves again: everything of the run on it goes; green stays fenced and keeps what it took.
- */
-static bool give_blue_back(struct cutover *c, struct error *err)
-{
-    return fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) &&
-           slot_drop(c->blue.pg, c->names.slot, err) &&
-           publication_drop(c->blue.pg, c->names.publication, err) &&
-           identity_restore(c->blue.pg, c->names.run, err) &&
-           guard_drop(c->blue.pg, c->names.run, err) &&
-           slot_drop(c->green.pg, c->names.back_slot, err) &&
-           publication_drop(c->green.pg, c->names.back_publication, err) &&
-           identity_restore(c->green.pg, c->names.run, err) &&
-           apply_drop_origin(c->green.pg, c->names.run, err) &&
-           facts_uninstall(c->blue.pg, c->names.run, err);
-}
-
 bool step_rollback_release(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
     pause_direction(c, true);
-    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) ||
-        !side_connect(c, &c->green, err) || !traffic_on(c, err) ||
+    if (!cutover_open_traffic(c, err) || !side_connect(c, &c->blue, err) || !traffic_on(c, err) ||
         !move_application(c, "move_back", err) || !end_pause(c, err) ||
         !FAULT("rollback.released", err))
         return false;
     probe_front_door(c);
     retire_traffic(c);
-    return give_blue_back(c, err);
+    return true;
+}
+
+/* Green stays fenced and keeps what it took; what was made there for the way back is of no use any
+ * more. */
+static void tidy_green(struct cutover *c)
+{
+    struct error err = {0};
+    bool ok = side_connect(c, &c->green, &err) &&
+              slot_drop(c->green.pg, c->names.back_slot, &err) &&
+              publication_drop(c->green.pg, c->names.back_publication, &err) &&
+              identity_restore(c->green.pg, c->names.run, &err) &&
+              apply_drop_origin(c->green.pg, c->names.run, &err);
+
+    if (!ok)
+        event_warn("green could not be tidied: %s (look for slot %s there: it holds WAL)",
+                   err.message, c->names.back_slot);
+}
+
+/* Blue serves again: everything of the run on it goes. */
+bool step_rollback_tidy(void *ctx, struct error *err)
+{
+    struct cutover *c = ctx;
+
+    tidy_green(c);
+    return side_connect(c, &c->blue, err) &&
+           fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) &&
+           slot_drop(c->blue.pg, c->names.slot, err) &&
+           publication_drop(c->blue.pg, c->names.publication, err) &&
+           identity_restore(c->blue.pg, c->names.run, err) &&
+           guard_drop(c->blue.pg, c->names.run, err) &&
+           facts_uninstall(c->blue.pg, c->names.run, err);
 }
 
 static bool clean_green(struct cutover *c, struct error *err)
@@ -203,20 +242,27 @@ static bool clean_green(struct cutover *c, struct error *err)
            facts_uninstall(c->green.pg, c->names.run, err);
 }
 
-/* After open. Blue's fence goes only when asked for: a forgotten client must not write to a side
+static bool unfence(struct cutover *c, struct error *err)
+{
+    return fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) &&
+           facts_uninstall(c->blue.pg, c->names.run, err);
+}
+
+/* After release. Blue's fence goes only when asked for: a forgotten client must not write to a side
  * that nobody reads. */
 bool cutover_finish(struct cutover *c, bool unfence_blue, struct error *err)
 {
-    if (!side_connect(c, &c->blue, err) || !side_connect(c, &c->green, err) ||
-        !clean_green(c, err) || !slot_drop(c->blue.pg, c->names.slot, err) ||
+    const char *ended = rundir_ended(c->journal);
+
+    if (ended)
+        return !unfence_blue || (side_connect(c, &c->blue, err) && unfence(c, err));
+    if (!journal_fact(c->journal, "finishing", "yes", err) || !side_connect(c, &c->blue, err) ||
+        !side_connect(c, &c->green, err) || !clean_green(c, err) ||
+        !slot_drop(c->blue.pg, c->names.slot, err) ||
         !publication_drop(c->blue.pg, c->names.publication, err) ||
         !identity_restore(c->blue.pg, c->names.run, err) ||
-        !guard_drop(c->blue.pg, c->names.run, err))
-        return false;
-    if (unfence_blue && (!fence_drop(c->blue.pg, clock_in_ms(DROP_FENCE_MS), err) ||
-                         !facts_uninstall(c->blue.pg, c->names.run, err)))
-        return false;
-    if (!cutover_open_traffic(c, err))
+        !guard_drop(c->blue.pg, c->names.run, err) || (unfence_blue && !unfence(c, err)) ||
+        !cutover_open_traffic(c, err))
         return false;
     retire_traffic(c);
     return rundir_end(c->journal, "finished", err);
@@ -233,5 +279,7 @@ bool cutover_abort(struct cutover *c, struct error *err)
         error_set(err, ERR_NOGO, "run %s has been switched: green serves", c->names.run);
         return error_hint(err, "`pgcutover rollback %s` goes back.", c->names.run);
     }
-    return engine_undo(&c->engine, err) && rundir_end(c->journal, "aborted", err);
+    /* From here the run can only be aborted again: half of it may be gone. */
+    return journal_fact(c->journal, "aborting", "yes", err) && engine_undo(&c->engine, err) &&
+           rundir_end(c->journal, "aborted", err);
 }

@@ -74,17 +74,33 @@ bool step_replay_attach(void *ctx, struct error *err)
     return c->decided || step_replay(c, err);
 }
 
+static void tell_constraint(const struct cutover *c, const struct constraint_check *check)
+{
+    int64_t budget = playbook_us(cutover_section(c, "thresholds"), "write_pause");
+    const char *name = check->fkey ? check->fkey->name : check->unique->name,
+               *why = constraint_check_costly(check, &c->map);
+
+    event_info("constraint %s holds (replay does not enforce it; checked in %lld ms)", name,
+               (long long) check->elapsed_us / 1000);
+    if (why && check->elapsed_us > budget / 10)
+        event_info("constraint %s may take about as long of the pause's %lld ms: %s", name,
+                   (long long) budget / 1000, why);
+}
+
+/* What changes from here on is checked again in the pause, or by the tail's full runs before it. */
 static bool check_constraints(struct cutover *c, struct error *err)
 {
-    struct constraint_checks checks = {0};
-    bool ok = constraint_checks_derive(&checks, &c->map, err) &&
-              constraint_checks_run(&checks, c->green.pg, CLOCK_NONE, err);
+    bool ok;
 
-    for (size_t i = 0; ok && i < checks.n; i++)
-        event_info("constraint %s holds (replay does not enforce it; checked in %lld ms)",
-                   checks.items[i].fkey ? checks.items[i].fkey->name : checks.items[i].unique->name,
-                   (long long) checks.items[i].elapsed_us / 1000);
-    constraint_checks_release(&checks);
+    if (c->tail)
+        tail_pause(c->tail);
+    if (c->changed)
+        touched_clear(c->changed);
+    ok = constraint_checks_run(&c->checks, c->green.pg, CLOCK_NONE, err);
+    for (size_t i = 0; ok && i < c->checks.n; i++)
+        tell_constraint(c, &c->checks.items[i]);
+    if (c->tail)
+        tail_go_on(c->tail);
     return ok;
 }
 

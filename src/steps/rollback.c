@@ -14,141 +14,230 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool cutover_writes_since_open(struct cutover *c, struct write_count **out, size_t *n,
-                               struct error *err)
+/* What was counted so far, kept in the journal as {"lsn": ..., "tables": {name: [i, u, d, t]}}:
+ * before the pause everything up to then is counted and let go by the slot, so that little is left
+ * to count in the pause. */
+static json_t *counted(const struct cutover *c)
 {
-    struct slot_change *list = NULL;
+    const char *text = journal_get_fact(c->journal, "green_writes");
+    json_t *o = text ? json_loads(text, 0, NULL) : NULL;
+
+    return o ? o
+             : json_pack("{s:s?, s:{}}", "lsn", journal_get_fact(c->journal, "open_lsn"), "tables");
+}
+
+static void add_counts(json_t *tables, const struct slot_change *list, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const int64_t more[4] = {list[i].inserts, list[i].updates, list[i].deletes,
+                                 list[i].truncates};
+        const json_t *old = json_object_get(tables, list[i].table);
+        json_t *sum = json_array();
+
+        for (size_t k = 0; k < 4; k++)
+            json_array_append_new(sum, json_integer(json_integer_value(json_array_get(old, k)) +
+                                                    (json_int_t) more[k]));
+        json_object_set_new(tables, list[i].table, sum);
+    }
+}
+
+static bool slot_counts(struct cutover *c, struct error *err)
+{
     struct slot_info slot;
 
-    *out = NULL;
-    *n = 0;
     if (!slot_read(c->green.pg, c->names.back_slot, &slot, err))
         return false;
-    if (!slot.exists || strcmp(slot.wal_status, "lost") == 0) {
-        error_set(err, ERR_OPERATOR,
-                  "slot %s on green is %s: its writes since it opened can't be counted",
-                  c->names.back_slot, slot.exists ? "lost" : "gone");
-        return error_hint(err, "With --lose-writes the rollback goes on without knowing them.");
-    }
-    if (!slot_count_changes(c->green.pg, c->names.back_slot, c->names.back_publication, &list, n,
-                            err))
+    if (slot.exists && strcmp(slot.wal_status, "lost") != 0)
+        return true;
+    error_set(err, ERR_OPERATOR,
+              "slot %s on green is %s: its writes since it opened can't be counted",
+              c->names.back_slot, slot.exists ? "lost" : "gone");
+    return error_hint(err, "With --lose-writes the rollback goes on without knowing them.");
+}
+
+/* *out: everything since green opened; caller decrefs. upto 0: until now. */
+static bool count_writes(struct cutover *c, lsn_t upto, json_t **out, struct error *err)
+{
+    json_t *all = counted(c);
+    const char *text = json_string_value(json_object_get(all, "lsn"));
+    struct slot_change *list = NULL;
+    lsn_t from = 0;
+    size_t n = 0;
+
+    *out = all;
+    if (text && !lsn_parse(text, &from))
+        return error_set(err, ERR_PROTOCOL, "the journal's LSN \"%s\" is none", text);
+    if (!slot_counts(c, err) ||
+        !slot_count_changes(c->green.pg, c->names.back_slot, c->names.back_publication, from, upto,
+                            &list, &n, err))
         return false;
-    *out = xcalloc(*n + 1, sizeof **out);
-    for (size_t i = 0; i < *n; i++)
-        (*out)[i] = (struct write_count){.table = xstrdup(list[i].table),
-                                         .inserts = list[i].inserts,
-                                         .updates = list[i].updates,
-                                         .deletes = list[i].deletes,
-                                         .truncates = list[i].truncates};
-    slot_changes_release(list, *n);
+    add_counts(json_object_get(all, "tables"), list, n);
+    slot_changes_release(list, n);
     return true;
 }
 
-void write_counts_release(struct write_count *w, size_t n)
+static int64_t total(json_t *tables, struct strbuf *text)
 {
-    for (size_t i = 0; i < n; i++)
-        free(w[i].table);
-    free(w);
-}
-
-static int64_t total(const struct write_count *w, size_t n, struct strbuf *text)
-{
+    const char *name;
+    json_t *t;
     int64_t sum = 0;
 
-    for (size_t i = 0; i < n; i++) {
-        sum += w[i].inserts + w[i].updates + w[i].deletes + w[i].truncates;
-        strbuf_addf(text, "%s: %lld inserts, %lld updates, %lld deletes", w[i].table,
-                    (long long) w[i].inserts, (long long) w[i].updates, (long long) w[i].deletes);
-        if (w[i].truncates)
-            strbuf_addf(text, ", %lld truncates", (long long) w[i].truncates);
+    json_object_foreach(tables, name, t)
+    {
+        long long v[4];
+
+        for (size_t k = 0; k < 4; k++) {
+            v[k] = json_integer_value(json_array_get(t, k));
+            sum += v[k];
+        }
+        strbuf_addf(text, "%s: %lld inserts, %lld updates, %lld deletes", name, v[0], v[1], v[2]);
+        if (v[3])
+            strbuf_addf(text, ", %lld truncates", v[3]);
         strbuf_addch(text, '\n');
     }
     return sum;
 }
 
-static json_t *counts_record(const struct write_count *w, size_t n, int64_t sum)
+static json_t *table_list(json_t *tables)
 {
-    json_t *tables = json_array();
+    json_t *list = json_array(), *t;
+    const char *name;
 
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(
-            tables,
-            json_pack("{s:s, s:I, s:I, s:I, s:I}", "table", w[i].table, "inserts",
-                      (json_int_t) w[i].inserts, "updates", (json_int_t) w[i].updates, "deletes",
-                      (json_int_t) w[i].deletes, "truncates", (json_int_t) w[i].truncates));
-    return json_pack("{s:I, s:o}", "total", (json_int_t) sum, "tables", tables);
+    json_object_foreach(tables, name, t) json_array_append_new(
+        list, json_pack("{s:s, s:O, s:O, s:O, s:O}", "table", name, "inserts", json_array_get(t, 0),
+                        "updates", json_array_get(t, 1), "deletes", json_array_get(t, 2),
+                        "truncates", json_array_get(t, 3)));
+    return list;
 }
 
-static bool may_lose(struct cutover *c, bool final, struct error *err)
+static bool would_lose(struct cutover *c, int64_t sum, const struct strbuf *text, struct error *err)
 {
-    struct write_count *w = NULL;
-    struct strbuf text = {0};
-    struct error why = {0};
-    int64_t sum = 0;
-    size_t n = 0;
-    bool ok = true;
+    if (sum == 0 || c->lose_writes)
+        return true;
+    error_set(err, ERR_NOGO, "green took %lld writes since it opened, which blue does not have",
+              (long long) sum);
+    error_detail(err, "%s", text->data);
+    return error_hint(
+        err, "Green serves on. `pgcutover rollback %s --lose-writes` goes back without them.",
+        c->names.run);
+}
 
-    if (cutover_writes_since_open(c, &w, &n, &why)) {
-        sum = total(w, n, &text);
-        ok = journal_add(c->journal, final ? "lost_writes" : "writes_since_open",
-                         counts_record(w, n, sum), err);
-    } else if (c->lose_writes) {
-        event_warn("%s", why.message);
-    } else {
-        *err = why;
-        ok = false;
+/* With --lose-writes a count that can't be had must not stand in the way. */
+static bool uncounted(struct cutover *c, struct error *err)
+{
+    if (!c->lose_writes || pg_is_bad(c->green.pg))
+        return false;
+    event_warn("green's writes since it opened can't all be counted: %s", err->message);
+    error_clear(err);
+    return true;
+}
+
+/* Before the pause: count, keep the figures, let the slot pass over what was counted. */
+static bool count_before(struct cutover *c, struct error *err)
+{
+    struct strbuf text = {0};
+    char lsn_text[LSN_SIZE], *kept = NULL;
+    json_t *all = NULL;
+    lsn_t now = 0;
+    int64_t sum;
+    bool ok;
+
+    if (!pg_current_lsn(c->green.pg, &now, err))
+        return false;
+    if (!count_writes(c, now, &all, err)) {
+        json_decref(all);
+        return uncounted(c, err);
     }
-    if (ok && sum > 0 && !c->lose_writes) {
-        error_set(err, ERR_NOGO, "green took %lld writes since it opened, which blue does not have",
-                  (long long) sum);
-        error_detail(err, "%s", text.data);
-        ok = error_hint(
-            err, "Green serves on. `pgcutover rollback %s --lose-writes` goes back without them.",
-            c->names.run);
-    } else if (ok && final) {
-        event_info(sum ? "%lld writes on green since it opened stay behind there:\n%s"
-                       : "green took no write (%lld)%s",
-                   (long long) sum, strbuf_cstr(&text));
-    }
-    write_counts_release(w, n);
+    json_object_set_new(all, "lsn", json_string(lsn_str(lsn_text, now)));
+    kept = json_dumps(all, JSON_COMPACT);
+    sum = total(json_object_get(all, "tables"), &text);
+    ok = journal_fact(c->journal, "green_writes", kept, err) &&
+         slot_advance(c->green.pg, c->names.back_slot, now, err) && would_lose(c, sum, &text, err);
+    free(kept);
+    json_decref(all);
     strbuf_release(&text);
     return ok;
+}
+
+/* In the pause, green fenced: the rest, for good. It may take half of what is left of the budget.
+ */
+static bool count_for_good(struct cutover *c, struct error *err)
+{
+    struct strbuf text = {0};
+    json_t *all = NULL;
+    int64_t sum;
+    bool ok;
+
+    pg_set_deadline(c->green.pg, clock_us() + (c->pause.deadline_us - clock_us()) / 2);
+    ok = count_writes(c, 0, &all, err);
+    pg_set_deadline(c->green.pg, c->pause.deadline_us);
+    if (!ok) {
+        ok = uncounted(c, err);
+    } else {
+        sum = total(json_object_get(all, "tables"), &text);
+        ok = would_lose(c, sum, &text, err) &&
+             journal_add(c->journal, "lost_writes",
+                         json_pack("{s:I, s:o}", "total", (json_int_t) sum, "tables",
+                                   table_list(json_object_get(all, "tables"))),
+                         err);
+        if (ok && sum > 0)
+            event_info("%lld writes on green since it opened stay behind there:\n%s",
+                       (long long) sum, text.data);
+        else if (ok)
+            event_info("green took no write since it opened: nothing is lost");
+    }
+    json_decref(all);
+    strbuf_release(&text);
+    return ok;
+}
+
+/* Writes to blue since the switch would be on no other side. */
+static bool blue_is_fenced(struct cutover *c, struct error *err)
+{
+    enum fence_state state;
+    size_t gaps = 0;
+
+    if (!fence_state(c->blue.pg, &state, err) || !fence_gaps(c->blue.pg, &c->blue.cat, &gaps, err))
+        return false;
+    if (state == FENCE_CLOSED && gaps == 0)
+        return true;
+    error_set(err, ERR_OPERATOR,
+              "blue's fence does not stand on %zu of its tables: both sides may have taken writes",
+              state == FENCE_CLOSED ? gaps : c->blue.cat.ntables);
+    return error_hint(
+        err, "Find out what lifted it before you go back: blue's own writes since then are not on "
+             "green.");
+}
+
+static bool prepare_traffic(struct cutover *c, struct error *err)
+{
+    for (size_t i = 0; i < c->ntraffic; i++)
+        if (!traffic_prepare(c->traffic[i], err))
+            return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
+    return true;
 }
 
 /* Refuse before anybody is disturbed. Also on resume: it opens what the later steps need. */
 bool step_rollback_prepare(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
-    enum fence_state state;
 
     pause_direction(c, true);
-    if (!cutover_open_traffic(c, err) || !side_load(c, &c->blue, err) ||
-        !side_lock(c, &c->blue, err) || !side_connect(c, &c->green, err) ||
-        !side_lock(c, &c->green, err) || !live_load_map(c, err))
+    if (!cutover_open_traffic(c, err))
         return false;
     if (journal_get_fact(c->journal, "rollback_decided"))
-        return true;
-    if (!fence_state(c->blue.pg, &state, err))
-        return false;
-    if (state != FENCE_CLOSED) {
-        error_set(err, ERR_OPERATOR,
-                  "blue's fence does not stand: both sides may have taken writes");
-        return error_hint(
-            err,
-            "Find out what lifted it before you go back: blue's own writes since then are not on "
-            "green.");
-    }
-    for (size_t i = 0; i < c->ntraffic; i++)
-        if (!traffic_prepare(c->traffic[i], err))
-            return error_push(err, "[traffic %s]", traffic_name(c->traffic[i]));
-    return may_lose(c, false, err);
+        return side_connect(c, &c->blue, err);
+    return side_load(c, &c->blue, err) && side_lock(c, &c->blue, err) &&
+           side_connect(c, &c->green, err) && side_lock(c, &c->green, err) &&
+           live_load_map(c, err) && blue_is_fenced(c, err) && prepare_traffic(c, err) &&
+           count_before(c, err);
 }
 
 bool step_rollback_count(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
 
-    if (!may_lose(c, true, err) || !pause_carry_sequences(c, err))
+    if (!count_for_good(c, err) || !pause_carry_sequences(c, err))
         return false;
     pause_part(c, "counted");
     return FAULT("rollback.counted", err) && pause_in_budget(c, "flip", err);

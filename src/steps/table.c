@@ -191,7 +191,10 @@ const struct step rollback_steps[] = {
      .flags = STEP_PAUSE | STEP_DECIDES | STEP_FORWARD,
      .act = step_open},
     {.name = "rollback-release",
-     .title = "traffic goes on, to blue and the old version; the run's objects on blue dropped",
+     .title = "traffic goes on, to blue and the old version",
      .flags = STEP_FORWARD,
      .act = step_rollback_release},
+    {.name = "rollback-tidy",
+     .title = "everything of the run on blue dropped; green stays fenced",
+     .act = step_rollback_tidy},
     {0}};

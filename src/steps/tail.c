@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/event.h"
+#include "steps/recheck.h"
 #include "steps/verify_options.h"
 #include "sys/stop.h"
 #include "sys/thread.h"
@@ -13,10 +14,11 @@
 
 struct tail {
     struct verifier *verifier;
+    struct recheck *recheck; /* NULL: no constraints to check */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool stop, pause, paused, failed;
+    bool stop, pause, paused, failed, ended;
     struct verifier_stats stats;
     int64_t estimate_us;
     struct error error;
@@ -64,13 +66,15 @@ static void *tail_main(void *arg)
             t->failed = true;
             t->error = err;
             t->stop = true;
-            t->paused = true;
-            pthread_cond_broadcast(&t->changed);
         }
         pthread_mutex_unlock(&t->mutex);
         if (now.waiting == 0 || now.suspicious > 0)
             rest(t);
     }
+    pthread_mutex_lock(&t->mutex);
+    t->ended = true;
+    pthread_cond_broadcast(&t->changed);
+    pthread_mutex_unlock(&t->mutex);
     return NULL;
 }
 
@@ -88,6 +92,10 @@ bool tail_start(struct tail **out, struct cutover *c, struct error *err)
         free(t);
         return error_push(err, "comparing the tail");
     }
+    if (c->changed && !recheck_start(&t->recheck, c, err)) {
+        tail_stop(t);
+        return false;
+    }
     *out = t;
     return true;
 }
@@ -96,6 +104,7 @@ void tail_stop(struct tail *t)
 {
     if (!t)
         return;
+    recheck_stop(t->recheck);
     pthread_mutex_lock(&t->mutex);
     t->stop = true;
     pthread_cond_broadcast(&t->changed);
@@ -109,10 +118,11 @@ void tail_stop(struct tail *t)
 
 void tail_pause(struct tail *t)
 {
+    recheck_pause(t->recheck);
     pthread_mutex_lock(&t->mutex);
     t->pause = true;
     pthread_cond_broadcast(&t->changed);
-    while (!t->paused)
+    while (!t->paused && !t->ended)
         thread_cond_wait(&t->changed, &t->mutex, CLOCK_NONE);
     pthread_mutex_unlock(&t->mutex);
 }
@@ -123,6 +133,7 @@ void tail_go_on(struct tail *t)
     t->pause = false;
     pthread_cond_broadcast(&t->changed);
     pthread_mutex_unlock(&t->mutex);
+    recheck_go_on(t->recheck);
 }
 
 void tail_stats(struct tail *t, struct verifier_stats *out)
@@ -141,7 +152,7 @@ bool tail_error(struct tail *t, struct error *err)
     if (!ok)
         *err = t->error;
     pthread_mutex_unlock(&t->mutex);
-    return ok;
+    return ok && recheck_error(t->recheck, err);
 }
 
 struct verifier *tail_verifier(struct tail *t)
@@ -157,4 +168,14 @@ int64_t tail_estimate_us(struct tail *t)
     us = t->estimate_us;
     pthread_mutex_unlock(&t->mutex);
     return us;
+}
+
+void tail_backlog(struct tail *t, struct constraint_backlog *out)
+{
+    recheck_backlog(t->recheck, out);
+}
+
+void tail_recheck(struct tail *t)
+{
+    recheck_want(t->recheck);
 }

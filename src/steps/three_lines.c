@@ -61,8 +61,18 @@ void cutover_three_lines(const struct cutover *c, struct three_lines *out)
             "serving: blue, the rollback was decided and is not finished");
         set(out->way_back, sizeof out->way_back, "way back: finish the rollback first");
         snprintf(out->next, sizeof out->next, "next: pgcutover rollback %s", c->dir.name);
+    } else if (c->rehearsal) {
+        set(out->serving, sizeof out->serving, "serving: blue (a rehearsal switches nothing)");
+        set(out->way_back, sizeof out->way_back, "way back: nothing to go back from");
+        snprintf(out->next, sizeof out->next, "next: %s%s",
+                 c->keeper ? "wait for its verdict" : "pgcutover abort ",
+                 c->keeper ? "" : c->dir.name);
     } else if (c->decided) {
         lines_after_open(c, out);
+    } else if (c->journal && journal_get_fact(c->journal, "aborting")) {
+        set(out->serving, sizeof out->serving, "serving: blue (the run is being aborted)");
+        set(out->way_back, sizeof out->way_back, "way back: nothing to go back from");
+        snprintf(out->next, sizeof out->next, "next: pgcutover abort %s", c->dir.name);
     } else {
         bool pause = c->engine.steps && (engine_state(&c->engine, "hold") == STEP_BEGUN ||
                                          engine_state(&c->engine, "hold") == STEP_DONE);

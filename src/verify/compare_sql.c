@@ -232,29 +232,28 @@ void compare_sql_values(struct strbuf *sb, const struct map *map, const struct m
     add_pairs(sb, map, mt);
 }
 
-static void key_flags(const struct map_table *mt, bool **present, bool **want)
+void compare_sql_keys(struct strbuf *sb, const struct map_table *mt)
 {
-    *present = xcalloc(mt->nsource + 1, sizeof **present);
-    *want = xcalloc(mt->ncolumns + 1, sizeof **want);
+    bool *present = xcalloc(mt->nsource + 1, sizeof *present),
+         *want = xcalloc(mt->ncolumns + 1, sizeof *want);
+
     for (size_t k = 0; k < mt->nsource_key; k++)
-        (*present)[mt->source_key[k]] = true;
+        present[mt->source_key[k]] = true;
     for (size_t k = 0; k < mt->nkey; k++)
-        (*want)[mt->key[k]] = true;
+        want[mt->key[k]] = true;
+    project_rows(sb, mt, present, want, NULL, 1);
+    free(present);
+    free(want);
 }
 
 void compare_sql_present(struct strbuf *sb, const struct map_table *mt)
 {
-    bool *present, *want;
-
-    key_flags(mt, &present, &want);
     strbuf_addstr(sb, "SELECT e.o, t.tableoid, t.ctid FROM ");
-    project_rows(sb, mt, present, want, NULL, 1);
+    compare_sql_keys(sb, mt);
     strbuf_addstr(sb, " JOIN ");
     compare_sql_target(sb, mt, "t");
     strbuf_addstr(sb, " ON ");
     project_key_match(sb, mt, "t", "e");
-    free(present);
-    free(want);
 }
 
 static void add_source_columns(struct strbuf *sb, const struct map_table *mt)

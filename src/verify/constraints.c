@@ -103,13 +103,13 @@ static bool is_image(const struct map *map, const struct cat_foreign_key *green)
     return some;
 }
 
-static void add_from(struct strbuf *sb, const struct cat_table *t, const char *alias)
+void constraint_add_from(struct strbuf *sb, const struct cat_table *t, const char *alias)
 {
     strbuf_addf(sb, "%s%s AS %s", t->relkind == 'p' ? "" : "ONLY ", t->sql_name, alias);
 }
 
-static void add_shown(struct strbuf *sb, const struct cat_table *t, const int *columns, size_t n,
-                      const char *alias)
+void constraint_add_shown(struct strbuf *sb, const struct cat_table *t, const int *columns,
+                          size_t n, const char *alias)
 {
     for (size_t k = 0; k < n; k++) {
         const struct cat_column *c = cat_column_num(t, columns[k]);
@@ -121,26 +121,34 @@ static void add_shown(struct strbuf *sb, const struct cat_table *t, const int *c
 }
 
 /* MATCH SIMPLE: a NULL among the columns, and nothing is asked. */
-char *orphans_sql(const struct cat_table *child, const struct cat_table *parent,
-                  const struct cat_foreign_key *fk, const PGresult *equals)
+void constraint_add_orphaned(struct strbuf *sb, const struct constraint_check *check)
+{
+    const struct cat_foreign_key *fk = check->fkey;
+
+    for (size_t k = 0; k < fk->ncolumns; k++)
+        strbuf_addf(sb, "c.%s IS NOT NULL AND ",
+                    cat_column_num(check->table, fk->columns[k])->sql_name);
+    strbuf_addstr(sb, "NOT EXISTS (SELECT FROM ");
+    constraint_add_from(sb, check->ref_table, "p");
+    for (size_t k = 0; k < fk->ncolumns; k++)
+        strbuf_addf(sb, " %s p.%s %s c.%s", k ? "AND" : "WHERE",
+                    cat_column_num(check->ref_table, fk->ref_columns[k])->sql_name,
+                    check->child_equals ? check->child_equals[k] : "=",
+                    cat_column_num(check->table, fk->columns[k])->sql_name);
+    strbuf_addch(sb, ')');
+}
+
+char *orphans_sql(const struct constraint_check *check)
 {
     struct strbuf sb = {0};
 
     strbuf_addstr(&sb, "SELECT ");
-    add_shown(&sb, child, fk->columns, fk->ncolumns, "c");
+    constraint_add_shown(&sb, check->table, check->fkey->columns, check->fkey->ncolumns, "c");
     strbuf_addstr(&sb, " FROM ");
-    add_from(&sb, child, "c");
+    constraint_add_from(&sb, check->table, "c");
     strbuf_addstr(&sb, " WHERE ");
-    for (size_t k = 0; k < fk->ncolumns; k++)
-        strbuf_addf(&sb, "c.%s IS NOT NULL AND ", cat_column_num(child, fk->columns[k])->sql_name);
-    strbuf_addstr(&sb, "NOT EXISTS (SELECT FROM ");
-    add_from(&sb, parent, "p");
-    for (size_t k = 0; k < fk->ncolumns; k++)
-        strbuf_addf(&sb, " %s p.%s %s c.%s", k ? "AND" : "WHERE",
-                    cat_column_num(parent, fk->ref_columns[k])->sql_name,
-                    equals ? PQgetvalue(equals, (int) k, 0) : "=",
-                    cat_column_num(child, fk->columns[k])->sql_name);
-    strbuf_addf(&sb, ") LIMIT %d", CONSTRAINT_SHOWN);
+    constraint_add_orphaned(&sb, check);
+    strbuf_addf(&sb, " LIMIT %d", CONSTRAINT_SHOWN);
     return strbuf_take(&sb);
 }
 
@@ -151,9 +159,9 @@ static char *duplicates_sql(const struct cat_table *t, const struct cat_unique *
     for (size_t k = 0; k < u->ncolumns; k++)
         strbuf_addf(&names, "%st.%s", k ? ", " : "", cat_column_num(t, u->columns[k])->sql_name);
     strbuf_addstr(&sb, "SELECT ");
-    add_shown(&sb, t, u->columns, u->ncolumns, "t");
+    constraint_add_shown(&sb, t, u->columns, u->ncolumns, "t");
     strbuf_addstr(&sb, " FROM ");
-    add_from(&sb, t, "t");
+    constraint_add_from(&sb, t, "t");
     for (size_t k = 0; k < u->ncolumns; k++)
         strbuf_addf(&sb, " %s t.%s IS NOT NULL", k ? "AND" : "WHERE",
                     cat_column_num(t, u->columns[k])->sql_name);
@@ -190,7 +198,7 @@ static bool derive_foreign_keys(struct constraint_checks *out, const struct map 
         check->fkey = fk;
         check->table = child;
         check->ref_table = parent;
-        check->sql = orphans_sql(child, parent, fk, NULL);
+        check->sql = orphans_sql(check);
     }
     return true;
 }
@@ -286,8 +294,16 @@ bool constraint_checks_derive(struct constraint_checks *out, const struct map *m
 void constraint_checks_release(struct constraint_checks *c)
 {
     for (size_t i = 0; i < c->n; i++) {
-        free(c->items[i].sql);
-        free(c->items[i].violation);
+        struct constraint_check *check = &c->items[i];
+        for (size_t k = 0; check->child_equals && k < check->fkey->ncolumns; k++) {
+            free(check->child_equals[k]);
+            free(check->parent_equals[k]);
+        }
+        free(check->child_equals);
+        free(check->parent_equals);
+        free(check->conflict);
+        free(check->sql);
+        free(check->violation);
     }
     free(c->items);
     *c = (struct constraint_checks){0};

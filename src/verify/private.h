@@ -50,6 +50,8 @@ bool vsession_scans(struct vsession *s, struct error *err) WARN_UNUSED;
 bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const struct vblock *b,
                     PGresult **out, struct error *err) WARN_UNUSED;
 
+void vsession_unbind(struct vsession *s); /* frees what binding took */
+
 int64_t result_int(const PGresult *res, int row, int field);
 
 /* Sums of two 64-bit hashes over up to 2^63 rows. */

@@ -127,11 +127,19 @@ void vsession_close(struct vsession *s)
         vsession_end(s);
     pg_close(s->source);
     pg_close(s->target);
+    vsession_unbind(s);
+    *s = (struct vsession){0};
+}
+
+void vsession_unbind(struct vsession *s)
+{
     for (size_t i = 0; i < s->nparams; i++)
         strbuf_release(&s->arrays[i]);
     free(s->arrays);
     free(s->params);
-    *s = (struct vsession){0};
+    s->arrays = NULL;
+    s->params = NULL;
+    s->nparams = 0;
 }
 
 /*

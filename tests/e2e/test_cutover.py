@@ -121,7 +121,7 @@ def test_run_at_its_gate(world, cutover, clients):
     cutover("resume", "shop", "--yes", status=NO_GO)
     other = world.playbook(name="other")
     other["green"]["conninfo"] = world.green.conninfo("other")
-    assert "another run" in cutover("run", world.write(other, "other.ini"), "--yes", status=NO_GO).err
+    assert "pgcutover/shop/lock" in cutover("run", world.write(other, "other.ini"), "--yes", status=NO_GO).err
     assert run.is_alive()
 
     assert cutover("control", "shop", "dance", status=FAILED)

@@ -104,29 +104,34 @@ def test_orphan_under_a_new_foreign_key(world, cutover, clients):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 def test_disk_full_under_the_spool(world, cutover, clients):
     """Blue serves on; with room made, the run resumes and nothing is missing."""
-    cutover("run", world.write(world.playbook()), "--yes", "--until", "guard", status=STOPPED)
-    spool = process.make_directory(os.path.join(cutover.run_directory("shop"), "spool"))
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", spool], check=False).returncode != 0:
+    runs = cutover.runs
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", runs], check=False).returncode != 0:
         pytest.skip("this machine lets nobody mount")
     try:
-        run = cutover.start("resume", "shop")
-        cutover.wait_for_phase(run, "shop", "capture", "done")
-        result = None
-        for _ in range(200):
-            if not run.is_alive():
-                break
-            world.blue.execute("INSERT INTO log.audit (actor, action, detail) SELECT 'filler', 'fill', "
-                               "to_jsonb(md5(i::text || random())) FROM generate_series(1, 3000) i")
+        run = cutover.start("run", world.write(world.playbook()), env=STALL)
+        fill(world, run, 100_000)
         result = run.wait(FAILED)
-        assert "space" in result.err or "full" in result.err
+        assert "No space left" in result.err
         blue_serves_on_without_fillers(world, clients)
-        subprocess.run(["mount", "-o", "remount,size=400m", spool], check=True)
+        subprocess.run(["mount", "-o", "remount,size=400m", runs], check=True)
         cutover("resume", "shop", "--yes")
         clients.wait_for(20, version=NEW)
-        world.green.execute("DELETE FROM log.audit WHERE actor = 'filler'")
+        assert world.green.value("SELECT count(*) FROM log.audit WHERE actor = 'filler'") == 100_000
         assert not world.check_ledger("green").errors()
+        cutover.inspect_files()
     finally:
-        subprocess.run(["umount", "-l", spool], check=False)
+        subprocess.run(["umount", "-l", runs], check=False)
+
+
+STALL = {"PGCUTOVER_FAULT": "migrate.statement=stall@1"}
+
+
+def fill(world, run, rows):
+    """While the run is stalled in its migrations, blue takes this much."""
+    until(lambda: is_stopped(run.pid), 60, lambda: f"it stalls while migrating: {run.out}{run.err}")
+    world.blue.execute("INSERT INTO log.audit (actor, action, detail) SELECT 'filler', 'fill', to_jsonb(repeat("
+                       f"md5(i::text), 9)) FROM generate_series(1, {rows}) i")
+    run.signal(signal.SIGCONT)
 
 
 def blue_serves_on_without_fillers(world, clients):
@@ -138,18 +143,15 @@ def blue_serves_on_without_fillers(world, clients):
 def test_spool_limit(world, cutover, clients):
     book = world.playbook()
     book["capture"] = {"spool_limit": "1MB"}
-    run = cutover.start("run", world.write(book), env={"PGCUTOVER_FAULT": "migrate.statement=stall"})
-    until(lambda: is_stopped(run.pid), 60, lambda: f"it stalls while migrating: {run.out}{run.err}")
-    world.blue.execute("INSERT INTO log.audit (actor, action, detail) SELECT 'filler', 'fill', to_jsonb(repeat("
-                       "md5(i::text), 9)) FROM generate_series(1, 20000) i")
-    run.signal(signal.SIGCONT)
+    run = cutover.start("run", world.write(book), env=STALL)
+    fill(world, run, 20_000)
     result = run.wait(FAILED)
     assert "spool_limit" in result.err
     blue_serves_on_without_fillers(world, clients)
     book["capture"] = {"spool_limit": "1GB"}
     cutover("resume", "shop", "--yes", "--playbook", world.write(book, "wide.ini"))
     clients.wait_for(20, version=NEW)
-    world.green.execute("DELETE FROM log.audit WHERE actor = 'filler'")
+    assert world.green.value("SELECT count(*) FROM log.audit WHERE actor = 'filler'") == 20_000
     world.check_ledger("green")
 
 
@@ -195,7 +197,7 @@ def test_slot_dropped_by_hand(world, cutover, clients):
 
         until(dropped, 20, "the slot is dropped", every=0.001)
     result = run.wait(NO_GO)
-    assert slot in result.err and "void" in result.err
+    assert slot in result.err and "abort" in result.err
     cutover("resume", "shop", "--yes", status=NO_GO)
     blue_serves_on(world, clients)
     cutover("abort", "--yes")
@@ -244,21 +246,27 @@ def test_blue_failed_over(base, servers, cutover):
         blue.init().start().create_roles()
         load(blue, SMALL)
         process.remove(standby.data)
+        password = {**os.environ, "PGPASSWORD": servers.passwords.of["postgres"]}
         blue.run_tool("pg_basebackup", "-D", standby.data, "-d", blue.conninfo("postgres"), "-c", "fast", "-R",
-                      env={**os.environ, "PGPASSWORD": servers.passwords.of["postgres"]})
+                      env=password)
         own.binary("run", own.write(own.playbook(traffic=None, compatible="both")), "--yes", "--until", "verify",
                    status=STOPPED)
-        blue.stop()
         with open(os.path.join(standby.data, "postgresql.auto.conf"), "a", encoding="ascii") as f:
-            f.write(f"port = {standby.port}\nunix_socket_directories = '{standby.directory}'\n"
-                    "primary_conninfo = ''\n")
+            f.write(f"unix_socket_directories = '{standby.directory}'\nport = {process.free_ports(1)[0]}\n")
+        standby.launch(until_it_answers=False)
+        until(lambda: blue.value("SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_lsn()",
+                                 dbname="postgres"), 30, "the standby has caught up")
+        blue.stop()
+        standby.stop()
+        with open(os.path.join(standby.data, "postgresql.auto.conf"), "a", encoding="ascii") as f:
+            f.write(f"port = {standby.port}\n")
         standby.launch()
         standby.run_tool("pg_ctl", "promote", "-D", standby.data, "-w")
         own.blue = standby
         result = cutover("resume", "shop", "--yes", status=NO_GO)
-        assert "timeline" in result.err or "slot" in result.err
-        assert "abort" in result.err
-        standby.execute("UPDATE customers SET fax = '1' WHERE id = 1")
+        assert "failover" in result.err and "abort" in result.err
+        with standby.connect(user="app") as c:
+            c.execute("UPDATE customers SET fax = '1' WHERE id = 1")
         cutover("abort", "shop", "--yes")
         assert not servers.green.has_database("shop")
         assert not standby.execute("SELECT evtname FROM pg_event_trigger")
@@ -266,3 +274,19 @@ def test_blue_failed_over(base, servers, cutover):
         standby.stop()
         blue.stop()
         own.end()
+
+
+def test_our_schema_on_blue_is_gone(world, cutover, clients):
+    """Dropped by somebody, or never there on a standby that took over: abort is still a way out."""
+    cutover("run", world.write(world.playbook()), "--yes", "--until", "verify", status=STOPPED)
+    trigger = world.blue.value("SELECT evtname FROM pg_event_trigger LIMIT 1")
+    world.blue.execute(f'ALTER EVENT TRIGGER "{trigger}" DISABLE')
+    for (name,) in world.blue.execute("SELECT evtname FROM pg_event_trigger"):
+        world.blue.execute(f'DROP EVENT TRIGGER "{name}"')
+    world.blue.execute("DROP SCHEMA pgcutover CASCADE")
+    result = cutover("resume", "shop", "--yes", status=None)
+    assert result.status in (FAILED, NO_GO), str(result)
+    cutover("abort", "shop", "--yes")
+    assert not world.green.has_database("shop")
+    assert not world.blue.execute("SELECT slot_name FROM pg_replication_slots")
+    blue_serves_on(world, clients)

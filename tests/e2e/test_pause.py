@@ -56,16 +56,37 @@ def test_overrun_is_undone(world, cutover, clients, ready):
     switch_is_whole(world, cutover, clients)
 
 
-def test_overrun_names_who_held_it(world, cutover, clients, ready):
+@pytest.fixture
+def at_gate(world, cutover, clients):  # pylint: disable=unused-argument
+    """A run that waits at its gate, with a short pause."""
+    book = world.playbook()
+    book["thresholds"]["write_pause"] = "800ms"
+    run = cutover.start("run", world.write(book))
+    cutover.wait_for_gate(run, "shop", "hold")
+    return run
+
+
+def undone_and_back_at_the_gate(cutover, run, *words):
+    """Tells the run to go; the pause fails and it says these words of it."""
+    cutover("control", "shop", "go")
+    cutover.wait_for_phase(run, "shop", "hold", "undone")
+    until(lambda: all(word in run.out + run.err for word in words) or not run.is_alive(), 10,
+          lambda: f"it names {words}: {run.out}{run.err}")
+    cutover.wait_for_gate(run, "shop", "hold")
+
+
+def test_overrun_names_who_held_it(world, cutover, clients, at_gate):
     """A transaction beside the pooler holds a lock: the fence can't have it, and says whose it is."""
-    ready(thresholds={"write_pause": "700ms"}, cutover={"switch_attempts": "1"})
     with world.blue.connect(user="app", application_name="night-batch") as batch:
         batch.execute("BEGIN; UPDATE customers SET fax = '1' WHERE id = 1")
-        result = cutover("resume", "shop", "--yes", status=NO_GO)
-        assert "customers" in result.all and ("night-batch" in result.all or str(batch.info.backend_pid) in result.all)
+        undone_and_back_at_the_gate(cutover, at_gate, "customers", "night-batch", str(batch.info.backend_pid))
+        clients.wait_for(10, version=OLD)
         batch.execute("COMMIT")
     blue_serves_on(world, clients)
-    switch_is_whole(world, cutover, clients)
+    cutover("control", "shop", "go")
+    at_gate.wait(DONE)
+    clients.wait_for(20, version=NEW)
+    assert not world.check_ledger("green").errors()
 
 
 def test_second_try_succeeds(world, cutover, clients, ready):
@@ -134,15 +155,16 @@ def read(path):
         return ""
 
 
-def test_prepared_transaction_in_the_way(world, cutover, clients, ready):
-    """Prepared after preflight: no lock on it can be had, or it touches nothing and could commit later."""
-    ready(thresholds={"write_pause": "800ms"}, cutover={"switch_attempts": "1"})
-    world.blue.execute("BEGIN; SELECT pg_advisory_xact_lock(1); PREPARE TRANSACTION 'harmless'")
-    result = cutover("resume", "shop", "--yes", status=NO_GO)
-    assert "harmless" in result.all
+def test_prepared_transaction_in_the_way(world, cutover, clients, at_gate):
+    """Prepared after preflight: it holds no table's lock, and could commit at any time."""
+    world.blue.execute("BEGIN; SELECT pg_advisory_xact_lock(1), txid_current(); PREPARE TRANSACTION 'harmless'")
+    undone_and_back_at_the_gate(cutover, at_gate, "harmless")
     blue_serves_on(world, clients)
     world.blue.execute("ROLLBACK PREPARED 'harmless'")
-    switch_is_whole(world, cutover, clients)
+    cutover("control", "shop", "go")
+    at_gate.wait(DONE)
+    clients.wait_for(20, version=NEW)
+    assert not world.check_ledger("green").errors()
 
 
 class DirectWriter(threading.Thread):
@@ -198,45 +220,43 @@ def test_direct_writers(world, cutover, pooler):  # pylint: disable=unused-argum
     assert set(tokens["blue"]) <= opened
 
 
-def test_writer_in_replica_mode_is_noticed(world, cutover, clients, ready):
-    """A superuser whose session skips triggers can still not write between lock and switch."""
+def test_writer_in_replica_mode(world, cutover, clients, ready):  # pylint: disable=unused-argument
+    """A superuser whose session skips triggers: what it wrote before the decision is on green, then it is ended."""
     ready()
-    with world.blue.connect(options="-c session_replication_role=replica") as c:
-        over = threading.Event()
-        written = []
+    written = []
 
-        def write():
-            while not over.is_set():
+    def write():
+        with world.blue.connect(options="-c session_replication_role=replica") as c:
+            while True:
                 try:
-                    token = f"replica-{len(written)}"
-                    c.execute("INSERT INTO log.audit (actor, action, token) VALUES ('r', 'r', %s)", [token])
-                    written.append(token)
+                    c.execute("INSERT INTO log.audit (actor, action, token) VALUES ('r', 'r', %s)",
+                              [f"replica-{len(written):06d}"])
+                    written.append(f"replica-{len(written):06d}")
                 except psycopg.Error:
                     return
 
-        thread = threading.Thread(target=write, daemon=True)
-        thread.start()
-        cutover("resume", "shop", "--yes")
-        over.set()
-        thread.join(20)
-    on_green = {t for (t,) in world.green.execute("SELECT token FROM log.audit WHERE actor = 'r'")}
-    assert set(written) <= on_green, "acknowledged by blue, missing on green"
-    assert len(written) > 3
-    del clients
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    cutover("resume", "shop", "--yes")
+    thread.join(20)
+    assert not thread.is_alive(), "it was left to write on blue"
+    on_green = [t for (t,) in world.green.execute("SELECT token FROM log.audit WHERE actor = 'r' ORDER BY token")]
+    assert on_green == written[:len(on_green)] and len(on_green) > 3
 
 
-def test_lock_order_against_ours(world, cutover, clients, ready):
-    """Clients that lock tables in the other order: nobody but us may be the victim of a deadlock."""
+@pytest.mark.parametrize("turn", [1, -1], ids=["forward", "backward"])
+def test_lock_order_against_ours(world, cutover, clients, ready, turn):
+    """Clients that lock tables in an order of their own: nobody but us may be the victim of a deadlock."""
     ready()
     deadlocks, over = [], threading.Event()
     tables = ["products", "orders", "order_lines", "log.events", "log.audit", "customers"]
 
-    def work(order):
+    def work():
         with world.blue.connect(user="app") as c:
             while not over.is_set():
                 try:
                     c.execute("BEGIN")
-                    for table in order:
+                    for table in tables[::turn]:
                         c.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE; SELECT pg_sleep(0.01)")
                     c.execute("COMMIT")
                 except psycopg.errors.DeadlockDetected as e:
@@ -245,7 +265,7 @@ def test_lock_order_against_ours(world, cutover, clients, ready):
                 except psycopg.Error:
                     return
 
-    threads = [threading.Thread(target=work, args=(o,), daemon=True) for o in (tables, tables[::-1], tables[::-1])]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     cutover("resume", "shop", "--yes")

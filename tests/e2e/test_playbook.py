@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from lib.binary import USAGE
+from lib.binary import USAGE, Binary
+from lib.servers import Passwords
 
 GOOD = """\
 [cutover]
@@ -34,6 +35,12 @@ CASES = {
     "a step that isn't": ("[gate before-hodl]\n", 9, ["before-hold"]),
     "file that isn't there": ("[map public.a]\nup.b = @no-such-file.sql\n", 10, ["no-such-file.sql"]),
 }
+
+
+@pytest.fixture
+def cutover(tmp_path):
+    """Nothing here gets as far as a server."""
+    return Binary(str(tmp_path), Passwords(str(tmp_path)))
 
 
 @pytest.fixture

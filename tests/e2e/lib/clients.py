@@ -67,7 +67,7 @@ SAME = {
     "edit": ["UPDATE products SET document = "
              "jsonb_set(document, '{{edits}}', to_jsonb((document->>'edits')::int + 1)) WHERE id = {product}"],
     "amend": ["UPDATE log.audit SET detail = '{{\"amended\": true}}' WHERE token = '{target}'"],
-    "purge": ["DELETE FROM log.audit WHERE ctid = (SELECT ctid FROM log.audit WHERE token IS NULL "
+    "purge": ["DELETE FROM log.audit WHERE ctid = (SELECT ctid FROM log.audit WHERE action = 'seed' "
               "LIMIT 1 FOR UPDATE SKIP LOCKED)"],
 }
 for statements in STATEMENTS.values():
@@ -165,6 +165,7 @@ class Worker(threading.Thread):
         self.wake = os.eventfd(0, os.EFD_NONBLOCK)
         self.links = {}
         self.carried = None
+        self.version = OLD
         self.writes = []
         self.mine = {"orders": {}, "events": {}}  # token -> lines or month, of writes that were acknowledged
         self.news = {"orders": set(), "events": set()}  # those of the new version: gone after a rollback
@@ -201,6 +202,10 @@ class Worker(threading.Thread):
 
     def work(self):
         version = self.app.serving
+        if version != self.version:
+            self.version = version
+            if version == OLD:
+                self.forget_news()
         try:
             link = self.link(version)
         except Lost as e:
@@ -221,8 +226,6 @@ class Worker(threading.Thread):
 
     def link(self, version):
         if version not in self.links:
-            if version == OLD and NEW in self.app.ever_served:
-                self.forget_news()
             self.links[version] = Link(self.app.conninfo[version], self.wake)
         return self.links[version]
 
@@ -308,6 +311,8 @@ class Worker(threading.Thread):
             mine.pop(next(iter(mine)))
 
     def forget_news(self):
+        if self.carried and any(self.carried.target in tokens for tokens in self.news.values()):
+            self.carried = None
         for what, tokens in self.news.items():
             for token in tokens:
                 self.mine[what].pop(token, None)
@@ -319,7 +324,6 @@ class Application:
         self.options = options
         self.conninfo = {OLD: options.old, NEW: options.new}
         self.serving = OLD
-        self.ever_served = {OLD}
         self.new = "absent"
         self.resting = False
         self.ending = False
@@ -379,7 +383,6 @@ class Application:
 
     def move(self, to):
         self.serving = to
-        self.ever_served.add(to)
         for w in self.workers:
             w.rouse()
 

@@ -149,7 +149,7 @@ class Contents:
             "SELECT token, count(*), min(extract(month FROM at AT TIME ZONE 'UTC'))::int FROM log.events "
             "WHERE token IS NOT NULL GROUP BY token")}
         self.seeds = {what: ask(query)[0][0] for what, query in {
-            "audit": "SELECT count(*) FROM log.audit WHERE token IS NULL",
+            "audit": "SELECT count(*) FROM log.audit WHERE action = 'seed'",
             "events": "SELECT count(*) FROM log.events WHERE token IS NULL",
             "customers": "SELECT count(*) FROM customers", "products": "SELECT count(*) FROM products",
             "orders": f"{sql['seeds']} WHERE token LIKE 'seed-%%'"}.items()}

@@ -101,11 +101,13 @@ class Cluster:
         self.launch(timeout)
         return self
 
-    def launch(self, timeout=60):
+    def launch(self, timeout=60, until_it_answers=True):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*process.as_server(), os.path.join(bindir(), "postgres"), "-D", self.data],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True)
+        if not until_it_answers:
+            return self
         try:
             until(self.answers, timeout, f"{self.name} answers on port {self.port}")
         except TimedOut:
