@@ -41,6 +41,7 @@ struct traffic_ops {
     bool (*open)(struct traffic *t, struct error *err);
     void (*close)(struct traffic *t);
     bool (*probe)(struct traffic *t, enum traffic_side *side, bool *held, struct error *err);
+    bool (*check)(struct traffic *t, struct error *err); /* or NULL */
     bool (*prepare)(struct traffic *t, struct error *err);
     bool (*hold)(struct traffic *t, int64_t deadline_us, struct error *err);
     bool (*switch_to)(struct traffic *t, enum traffic_side side, int64_t deadline_us,
@@ -72,6 +73,8 @@ bool traffic_can_hold(const struct traffic *t);
  * the arbiter decides. */
 bool traffic_probe(struct traffic *t, enum traffic_side *side, bool *held,
                    struct error *err) WARN_UNUSED;
+/* Could every verb act? Authorised, files writable, aliases where they belong. Changes nothing. */
+bool traffic_check(struct traffic *t, struct error *err) WARN_UNUSED;
 /* Before the pause: checks that every verb could act (authorised, files writable), warms
  * connections, holds the new alias. No effect on clients of the old one. */
 bool traffic_prepare(struct traffic *t, struct error *err) WARN_UNUSED;

@@ -83,6 +83,19 @@ bool origin_is_ours(const char *run, const char *name)
     return oid[0] && oid[strspn(oid, "0123456789")] == '\0';
 }
 
+/* A clone that was dropped without an abort left its origin: they are few (max_replication_slots),
+ * and nobody else would ever drop it. */
+static bool drop_orphans(struct apply *a, struct error *err)
+{
+    return pg_query(
+        a->pg, NULL, PG_ANY,
+        "SELECT pg_catalog.pg_replication_origin_drop(roname) FROM "
+        "pg_catalog.pg_replication_origin WHERE roname ~ '^pgcutover_.*_[0-9]{1,10}$' AND "
+        "pg_catalog.substring(roname, '[0-9]+$')::bigint NOT IN (SELECT oid::bigint FROM "
+        "pg_catalog.pg_database)",
+        0, NULL, err);
+}
+
 /* Without it the other direction's capture would take our writes for clients' ones, so that is
  * said. */
 static bool set_origin(struct apply *a, struct error *err)
@@ -92,7 +105,8 @@ static bool set_origin(struct apply *a, struct error *err)
     struct error e = {0};
 
     origin_name(a->o.run, &a->identity, name);
-    if (pg_query(a->pg, NULL, PG_ANY,
+    if (drop_orphans(a, &e) &&
+        pg_query(a->pg, NULL, PG_ANY,
                  "SELECT pg_catalog.pg_replication_origin_create($1) "
                  "WHERE pg_catalog.pg_replication_origin_oid($1) IS NULL",
                  1, params, &e) &&

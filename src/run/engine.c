@@ -58,7 +58,8 @@ static void replay_journal(struct engine *e)
         if (!type || strcmp(type, "step") != 0 || at < 0 || !phase)
             continue;
         e->states[at] = state_of_phase(phase, e->states[at]);
-        e->elapsed_us[at] = json_integer_value(json_object_get(rec, "us"));
+        if (strcmp(phase, "done") == 0 || strcmp(phase, "failed") == 0)
+            e->elapsed_us[at] = json_integer_value(json_object_get(rec, "us"));
     }
 }
 
@@ -90,10 +91,13 @@ static bool enter(struct engine *e, size_t i, const char *phase, const struct er
 {
     const struct step *s = &e->steps[i];
     json_t *rec = json_pack("{s:s, s:s}", "step", s->name, "phase", phase);
+    int64_t us = 0;
 
     if (e->began_us[i])
-        e->elapsed_us[i] = clock_us() - e->began_us[i];
-    json_object_set_new(rec, "us", json_integer(e->elapsed_us[i]));
+        us = clock_us() - e->began_us[i];
+    if (strncmp(phase, "undo", 4) != 0) /* what the step took stays known when it is undone */
+        e->elapsed_us[i] = us;
+    json_object_set_new(rec, "us", json_integer((json_int_t) us));
     if (why) {
         json_object_set_new(rec, "error", json_string(why->message));
         json_object_set_new(rec, "code", json_string(error_code_name(why->code)));
@@ -101,11 +105,8 @@ static bool enter(struct engine *e, size_t i, const char *phase, const struct er
     if (!journal_add(e->journal, "step", rec, err))
         return error_push(err, "step %s", s->name);
     e->states[i] = state_of_phase(phase, e->states[i]);
-    event_emit(&(struct event){.kind = EVENT_STEP,
-                               .step = s->name,
-                               .object = phase,
-                               .text = s->title,
-                               .elapsed_us = e->elapsed_us[i]});
+    event_emit(&(struct event){
+        .kind = EVENT_STEP, .step = s->name, .object = phase, .text = s->title, .elapsed_us = us});
     return true;
 }
 
@@ -345,6 +346,11 @@ static size_t first_pause_step(const struct engine *e)
     BUG("the step table has no pause");
 }
 
+static bool is_until(const struct engine *e, const struct step *s)
+{
+    return e->until && strcmp(e->until, s->name) == 0;
+}
+
 bool engine_run(struct engine *e, bool *aborted, struct error *err)
 {
     size_t i = 0;
@@ -359,6 +365,9 @@ bool engine_run(struct engine *e, bool *aborted, struct error *err)
 
         e->current = i;
         if (e->states[i] == STEP_DONE) {
+            if (is_until(e, s))
+                return error_set(err, ERR_STOPPED,
+                                 "stopped after %s, as asked (it was done before)", s->name);
             i++;
             continue;
         }
@@ -375,7 +384,7 @@ bool engine_run(struct engine *e, bool *aborted, struct error *err)
             stop_clear();
             return engine_undo(e, err);
         } else if (act_to_the_end(e, i, err) && (!e->ops->after || e->ops->after(e->ctx, s, err))) {
-            if (e->until && strcmp(e->until, s->name) == 0)
+            if (is_until(e, s))
                 return error_set(err, ERR_STOPPED, "stopped after %s, as asked", s->name);
             i++;
             continue;

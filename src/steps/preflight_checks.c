@@ -407,7 +407,8 @@ void preflight_traffic(struct cutover *c, struct check_list *l)
         bool held = false;
 
         error_clear(&err);
-        if (!traffic_probe(c->traffic[i], &side, &held, &err)) {
+        if (!traffic_check(c->traffic[i], &err) ||
+            !traffic_probe(c->traffic[i], &side, &held, &err)) {
             add_error(l, "traffic", CHECK_FAIL, &err);
             continue;
         }

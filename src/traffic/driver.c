@@ -123,6 +123,11 @@ bool traffic_probe(struct traffic *t, enum traffic_side *side, bool *held, struc
     return finish(t, "probe", NULL, *side, 0, ok, err);
 }
 
+bool traffic_check(struct traffic *t, struct error *err)
+{
+    return !t->ops->check || t->ops->check(t, err);
+}
+
 bool traffic_prepare(struct traffic *t, struct error *err)
 {
     int64_t began = clock_us();

@@ -424,6 +424,7 @@ const struct traffic_ops traffic_pgbouncer = {
     .open = bouncer_open,
     .close = bouncer_close,
     .probe = bouncer_probe,
+    .check = bouncer_check,
     .prepare = bouncer_prepare,
     .hold = bouncer_hold,
     .switch_to = bouncer_switch,

@@ -246,16 +246,21 @@ static bool check_two_targets(struct pgbouncer *b, struct error *err)
            bouncer_points_at(b, &how, b->new_database, TRAFFIC_GREEN, err);
 }
 
-bool bouncer_prepare(struct traffic *t, struct error *err)
+bool bouncer_check(struct traffic *t, struct error *err)
 {
     struct pgbouncer *b = t->state;
 
     if (b->lock_fd < 0)
         note_load(b);
-    if (!check_poolers(b, err))
+    return check_poolers(b, err) &&
+           (bouncer_two(b) ? check_two_targets(b, err) : check_file(b, err));
+}
+
+bool bouncer_prepare(struct traffic *t, struct error *err)
+{
+    struct pgbouncer *b = t->state;
+
+    if (!bouncer_check(t, err) || !note_lock(b, err))
         return false;
-    if (bouncer_two(b))
-        return check_two_targets(b, err) && note_lock(b, err) && hold_new(b, err) &&
-               note_save(b, err);
-    return check_file(b, err) && note_lock(b, err) && note_save(b, err);
+    return (!bouncer_two(b) || hold_new(b, err)) && note_save(b, err);
 }

@@ -173,6 +173,7 @@ bool bouncer_zero_retry(struct pgbouncer *b, const struct patience *how,
 bool bouncer_restore_retry(struct pgbouncer *b, int64_t wait_ms, bool anyway,
                            struct error *err) WARN_UNUSED;
 
+bool bouncer_check(struct traffic *t, struct error *err) WARN_UNUSED;
 bool bouncer_prepare(struct traffic *t, struct error *err) WARN_UNUSED;
 /* alias points at side on every pooler. */
 bool bouncer_points_at(struct pgbouncer *b, const struct patience *how, const char *alias,

@@ -102,7 +102,7 @@ static bool real_conflict(struct constraint_check *c, struct pg *green, struct e
             "a.attname, n.nspname, o.oprname, a.attname), ' AND ' ORDER BY u.i), "
             "pg_catalog.bool_or(x.indpred IS NOT NULL), pg_catalog.bool_or(k.contype = 'x') "
             "FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_index x ON x.indexrelid = "
-            "k.conindid, LATERAL ROWS FROM (pg_catalog.unnest(k.conkey), "
+            "k.conindid CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(k.conkey), "
             "pg_catalog.unnest(k.conexclop), pg_catalog.unnest(x.indclass::pg_catalog.oid[])) "
             "WITH ORDINALITY AS u(num, op, class, i) JOIN pg_catalog.pg_opclass c ON c.oid = "
             "u.class LEFT JOIN pg_catalog.pg_amop e ON e.amopfamily = c.opcfamily AND "
