@@ -31,6 +31,7 @@
 #define NEXT_LOOK_MS 40
 #define DEADLOCKS_TO_RUSH 2
 #define RUSH_MS 200
+#define LEFTOVERS_MARGIN_US 50000 /* so that the last look still has time to name them */
 
 /* LOCK TABLE takes no foreign tables; CREATE TRIGGER locks those by itself. */
 static bool lockable(const struct cat_table *t)
@@ -349,7 +350,7 @@ bool fence_leftovers(struct pg *control, const struct fence_options *o, struct e
         ok = found.len == 0;
         if (ok)
             break;
-        if (clock_passed(o->deadline_us)) {
+        if (clock_passed(o->deadline_us - LEFTOVERS_MARGIN_US)) {
             error_set(err, ERR_BUDGET, "transactions that may have written are still open on %s",
                       control->where);
             error_detail(err, "%s", strbuf_cstr(&found));

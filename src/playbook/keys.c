@@ -128,7 +128,10 @@ const struct playbook_key playbook_keys[] = {
     {"migrations", "sequence_gap", INT, .def = "1000000", .min = "0", .max = "1000000000000",
      .help = "How far each of green's sequences is pushed ahead before migrating, so that "
              "rows which migrations insert don't collide with replayed ones."},
-    {"migrations", "history_table", STR, .def = "pgcutover.migration_history",
+    {"migrations", "accept_tables", LIST,
+     .help = "New tables that the migrations fill from others and that need nothing of what blue "
+             "writes later, as schema.name."},
+    {"migrations", "history_table", STR, .def = "public.pgcutover_migrations",
      .help = "Where the migrations that were run are recorded on green."},
     {"migrations", "lock_timeout", DURATION, .def = "0", .max = "7d",
      .help = "lock_timeout of the migrations' session; 0 waits for ever."},
@@ -158,8 +161,6 @@ const struct playbook_key playbook_keys[] = {
     {"verify", "block_rows", INT, .def = "2000", .min = "1", .max = "1000000",
      .help = "Rows whose hashes are compared as one; those of a block that differs are "
              "compared one by one."},
-    {"verify", "snapshot_limit", DURATION, .def = "2h", .min = "1s", .max = "7d",
-     .help = "How long a comparison may hold its snapshots, which keep vacuum from cleaning up."},
     {"verify", "examples", INT, .def = "3", .min = "0", .max = "1000",
      .help = "How many differing rows of a table are shown."},
 

@@ -122,6 +122,20 @@ static bool same_blue(struct cutover *c, struct error *err)
         c->names.run);
 }
 
+/* DDL that came while no process looked: what was cloned and captured is not what is there. */
+static bool same_schema(struct cutover *c, struct error *err)
+{
+    const char *was = journal_get_fact(c->journal, "blue_fingerprint");
+
+    if (!was || strcmp(was, c->blue.cat.fingerprint) == 0)
+        return true;
+    error_set(err, ERR_VOID, "blue's schema is not the one that this run began with");
+    return error_hint(
+        err,
+        "DDL was done there meanwhile: the clone is void. `pgcutover abort %s`, then run anew.",
+        c->names.run);
+}
+
 static bool slot_stands(struct cutover *c, struct error *err)
 {
     struct slot_info slot;
@@ -142,7 +156,7 @@ bool step_capture_attach(void *ctx, struct error *err)
 
     if (c->decided)
         return true;
-    if (!side_load(c, &c->blue, err) || !same_blue(c, err))
+    if (!side_load(c, &c->blue, err) || !same_blue(c, err) || !same_schema(c, err))
         return false;
     /* Without its snapshot an archive that isn't whole can't be made any more: the dump step
      * captures anew. */

@@ -19,6 +19,8 @@
 
 struct point {
     struct cutover *c;
+    bool covers; /* what was touched before this point needs no further look: everything is compared
+                    at it */
     struct pg *exporter; /* walsender on blue */
     struct pg *target;   /* green's exporting transaction */
     struct slot_snapshot snap;
@@ -33,6 +35,8 @@ static void let_go(void *ctx)
     pg_close(p->exporter);
     pg_close(p->target);
     p->exporter = p->target = NULL;
+    if (p->held && p->covers)
+        touched_clear(p->c->touched);
     if (p->held)
         apply_go_on(p->c->apply);
     p->held = false;
@@ -151,6 +155,12 @@ static bool judge(struct cutover *c, enum compare_mode mode, const struct verify
         event_warn(
             "%zu tables have rows but none could be proved (all of them changed meanwhile): see %s",
             r->unproved, path);
+    if (ok && mode == COMPARE_PROVE) {
+        char n[24];
+
+        snprintf(n, sizeof n, "%zu", r->unproved);
+        ok = journal_fact(c->journal, "unproved", n, err);
+    }
     if (ok)
         event_info("%lld rows compared, none differs", (long long) r->rows);
     free(path);
@@ -178,6 +188,7 @@ bool compare_at_one_lsn(struct cutover *c, enum compare_mode mode, struct error 
         o.except = except;
         o.ready = let_go;
         o.ctx = &p;
+        p.covers = mode == COMPARE_VERIFY;
         ok =
             verify_full(&o, &result, err) &&
             journal_result(c, &p, mode == COMPARE_PROVE ? "proof" : "verification", &result, err) &&

@@ -196,6 +196,12 @@ static char *evidence(struct cutover *c)
                         (long long) v.suspicious);
     }
     add_constraints(c, &out);
+    if (journal_get_fact(c->journal, "unproved") &&
+        strcmp(journal_get_fact(c->journal, "unproved"), "0") != 0)
+        strbuf_addf(
+            &out,
+            "  UNPROVED: %s tables whose rows all changed while cloning (proof.txt names them)\n",
+            journal_get_fact(c->journal, "unproved"));
     add_thresholds(c, &out);
     add_blockers(c, &out);
     add_slot(c, &out);

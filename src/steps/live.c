@@ -3,11 +3,13 @@
 #include "base/event.h"
 #include "steps/cutover.h"
 #include "steps/keeper.h"
+#include "steps/new_tables.h"
 #include "steps/tail.h"
 #include "steps/verify_options.h"
 #include "sys/stop.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define TOUCHED_LIMIT 2000000
 #define CHANGED_LIMIT 500000 /* more than a pause could look at */
@@ -67,6 +69,39 @@ bool live_start_capture(struct cutover *c, struct error *err)
     return true;
 }
 
+static bool has_rule(const struct cutover *c, const char *section)
+{
+    for (size_t i = 0; i < c->nrules; i++)
+        if (strcmp(c->rules[i].section, section) == 0)
+            return true;
+    return false;
+}
+
+/* What a migration tool noted of the migrations is on green by its nature, and on blue not. */
+static bool derive_map(struct cutover *c, struct error *err)
+{
+    struct map_rule *rules = NULL;
+    size_t n = 0, cap = 0, own = c->nrules;
+    bool ok;
+
+    for (size_t i = 0; i < c->nrules; i++)
+        *VEC_ADD(rules, n, cap) = c->rules[i];
+    for (size_t i = 0; i < c->blue.cat.ntables; i++) {
+        const struct cat_table *t = &c->blue.cat.tables[i];
+        char *section = xstrfmt("%s.%s", t->schema, t->name);
+
+        if (t->relkind == 'r' && is_history_table(c, t->schema, t->name) && !has_rule(c, section))
+            *VEC_ADD(rules, n, cap) = (struct map_rule){.section = section, .skip = true};
+        else
+            free(section);
+    }
+    ok = map_derive(&c->map, &c->blue.cat, &c->before, &c->green.cat, rules, n, c->green.pg, err);
+    for (size_t i = own; i < n; i++)
+        free((char *) (uintptr_t) rules[i].section);
+    free(rules);
+    return ok;
+}
+
 bool live_load_map(struct cutover *c, struct error *err)
 {
     bool found = false;
@@ -84,8 +119,7 @@ bool live_load_map(struct cutover *c, struct error *err)
     if (!found)
         return error_set(err, ERR_VOID,
                          "green does not hold the picture of its catalog before the migrations");
-    if (!map_derive(&c->map, &c->blue.cat, &c->before, &c->green.cat, c->rules, c->nrules,
-                    c->green.pg, err))
+    if (!derive_map(c, err))
         return error_push(err, "deriving the map");
     c->map_ready = true;
     return true;

@@ -7,6 +7,8 @@
 #include "pg/facts.h"
 #include "pg/fence.h"
 #include "pg/sequence.h"
+#include "pg/trigger.h"
+#include "steps/new_tables.h"
 #include "steps/steps.h"
 #include "sys/file.h"
 
@@ -127,6 +129,19 @@ static bool fence_green(struct cutover *c, struct error *err)
     return ok;
 }
 
+static bool silence_triggers(struct cutover *c, struct error *err)
+{
+    int n = 0;
+
+    if (!triggers_silence(c->green.pg, c->names.run, &n, err))
+        return false;
+    if (n)
+        event_info(
+            "%d triggers that would fire for replayed rows are disabled on green until it opens",
+            n);
+    return true;
+}
+
 bool step_migrate(void *ctx, struct error *err)
 {
     struct cutover *c = ctx;
@@ -134,7 +149,7 @@ bool step_migrate(void *ctx, struct error *err)
     return side_connect(c, &c->green, err) && unfence_green(c, err) && push_sequences(c, err) &&
            run_migrations(c, err) && FAULT("migrate.done", err) && live_check(c, err) &&
            side_load(c, &c->green, err) && fence_green(c, err) && live_load_map(c, err) &&
-           map_is_sound(c, err);
+           map_is_sound(c, err) && new_tables_are_sound(c, err) && silence_triggers(c, err);
 }
 
 bool step_migrate_attach(void *ctx, struct error *err)

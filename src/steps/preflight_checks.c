@@ -409,6 +409,10 @@ void preflight_traffic(struct cutover *c, struct check_list *l)
         error_clear(&err);
         if (!traffic_check(c->traffic[i], &err) ||
             !traffic_probe(c->traffic[i], &side, &held, &err)) {
+            char *name = xstrfmt("[traffic %s] %s", traffic_name(c->traffic[i]), err.message);
+
+            snprintf(err.message, sizeof err.message, "%s", name);
+            free(name);
             add_error(l, "traffic", CHECK_FAIL, &err);
             continue;
         }

@@ -32,6 +32,7 @@ def nothing_is_left(cluster):
     assert not cluster.execute("SELECT evtname FROM pg_event_trigger")
     assert not cluster.execute("SELECT tgname FROM pg_trigger WHERE tgname LIKE 'pgcutover%%'")
     assert not cluster.execute("SELECT gid FROM pg_prepared_xacts")
+    assert not cluster.execute("SELECT roname FROM pg_replication_origin")
     until(lambda: not cluster.our_sessions(), 10, "our sessions are gone")
 
 
@@ -171,6 +172,7 @@ def test_abort_leaves_blue_as_it_was(world, cutover, clients, how):
         cutover(how, "shop", "--yes")
     assert world.blue.fingerprint() == before
     assert not world.green.has_database("shop")
+    assert not world.green.execute("SELECT roname FROM pg_replication_origin", dbname="postgres")
     nothing_is_left(world.blue)
     assert cutover.status("shop")["ended"] == "aborted"
     assert not world.pooler.is_paused("shop") and not world.pooler.is_paused("shop_v2")

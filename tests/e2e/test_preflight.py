@@ -151,7 +151,7 @@ def test_pooler_in_session_mode(world, cutover, book):
 def test_pooler_points_at_green(world, cutover, book):
     world.pooler.write("databases.ini", f"shop = {world.pooler.green}\nshop_v2 = {world.pooler.green}\n")
     world.pooler.admin("RELOAD")
-    refused(world, cutover, book, "pooler", "green")
+    refused(world, cutover, book, "traffic", str(world.green.port))
 
 
 def test_directory_of_runs_can_not_be_made(world, cutover, book):

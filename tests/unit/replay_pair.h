@@ -27,7 +27,7 @@ struct pair {
     struct map map;
     struct spool *spool;
     struct capture *capture;
-    struct touched *touched;
+    struct touched *touched, *changed;
     struct apply *apply;
     int batch_changes;
 };
@@ -98,6 +98,7 @@ static inline void pair_start_apply(struct pair *p)
                               .map = &p->map,
                               .spool = p->spool,
                               .touched = p->touched,
+                              .changed = p->changed,
                               .marker_schema = "pgcutover",
                               .batch_changes = p->batch_changes,
                               .batch_bytes = 0};
@@ -179,6 +180,7 @@ static inline struct pair *pair_open(const struct cluster *c, const char *schema
     pair_catalogs(p, migration, rules, nrules);
     check(spool_open(&p->spool, p->spool_dir, INT64_C(4) << 30, &err), &err);
     p->touched = touched_new(p->map.ntables, 1000000);
+    p->changed = touched_new(p->map.ntables, 1000000);
     pair_start_capture(p);
     pair_start_apply(p);
     return p;
@@ -194,6 +196,7 @@ static inline void pair_close(struct pair *p)
     if (!slot_drop(p->blue_pg, p->slot, &err) || !spool_remove(p->spool_dir, &err))
         fprintf(stderr, "pair_close: %s\n", err.message);
     touched_free(p->touched);
+    touched_free(p->changed);
     map_release(&p->map);
     catalog_release(&p->blue_cat);
     catalog_release(&p->before);

@@ -206,6 +206,40 @@ static void a_whole_table_and_clear(void **state)
     touched_free(t);
 }
 
+static void all_moves_from_one_set_to_another(void **state)
+{
+    (void) state;
+    struct touched *a = touched_new(3, 10), *b = touched_new(3, 10);
+    struct touched_batch batch;
+    put(a, 0, "x");
+    put(a, 0, "y");
+    put(a, 1, "z");
+    touched_add_whole(a, 2);
+    put(b, 0, "y");
+    put(b, 0, "old");
+    touched_move(a, b);
+    assert_int_equal(touched_count(a), 0);
+    assert_int_equal(touched_whole_count(a), 0);
+    assert_false(has(a, 0, "x"));
+    assert_int_equal(touched_count_table(b, 0), 3);
+    assert_int_equal(touched_count(b), 4);
+    assert_true(touched_whole(b, 2, false));
+    assert_true(has(b, 0, "x") && has(b, 1, "z"));
+    touched_take(b, 0, 1, &batch);
+    assert_string_equal(batch.values[0], "y");
+    touched_batch_release(&batch);
+    put(a, 0, "again"); /* an emptied set goes on */
+    touched_add_whole(a, 1);
+    put(a, 2, "w");
+    touched_move(a, b);
+    assert_true(has(b, 0, "again"));
+    assert_true(touched_whole(b, 1, false));
+    assert_int_equal(touched_count_table(b, 1), 0);
+    assert_int_equal(touched_whole_count(b), 2);
+    touched_free(a);
+    touched_free(b);
+}
+
 struct adder {
     struct touched *t;
     int from;
@@ -257,6 +291,7 @@ int main(void)
         cmocka_unit_test(past_the_bound_the_fullest_table_is_compared_whole),
         cmocka_unit_test(bytes_are_bounded_as_well),
         cmocka_unit_test(a_whole_table_and_clear),
+        cmocka_unit_test(all_moves_from_one_set_to_another),
         cmocka_unit_test(threads_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

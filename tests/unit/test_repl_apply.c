@@ -56,6 +56,8 @@ static void a_commit_without_an_answer_is_found_out(void **state)
     is(p->green, "SELECT count(*) FROM loose WHERE line = 'once'", "1");
     assert_true(
         touched_has(p->touched, map_by_name(&p->map, "public", "account")->index, 1, &key, &len));
+    assert_true(
+        touched_has(p->changed, map_by_name(&p->map, "public", "account")->index, 1, &key, &len));
     PQfinish(admin);
     pair_close(p);
 }
@@ -144,6 +146,7 @@ static void truncate_as_it_was_sent(void **state)
     is(p->green, "SELECT count(*) FROM crm.customer", "0");
     is(p->green, "SELECT count(*) > 1 FROM part", "t");
     assert_true(touched_whole(p->touched, map_by_name(&p->map, "public", "account")->index, false));
+    assert_true(touched_whole(p->changed, map_by_name(&p->map, "public", "account")->index, false));
     pair_close(p);
 }
 

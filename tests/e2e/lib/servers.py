@@ -162,7 +162,7 @@ class Cluster:
         return bool(self.execute("SELECT 1 FROM pg_database WHERE datname = %s", name, dbname="postgres"))
 
     def clean(self, keep=()):
-        """Back to an empty cluster: no slots, prepared transactions or databases but the kept ones."""
+        """Back to an empty cluster: no slots, origins, prepared transactions, nor databases but the kept ones."""
         keep = {"postgres", "template0", "template1", *keep}
         with self.connect("postgres") as c:
             c.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -171,6 +171,7 @@ class Cluster:
                 with self.connect(database) as d:
                     d.execute(f"ROLLBACK PREPARED '{gid}'")
             until(lambda: self.drop_slots(c), 20, f"{self.name}'s slots are gone")
+            c.execute("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin")
             for (name,) in c.execute("SELECT datname FROM pg_database").fetchall():
                 if name not in keep:
                     c.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -1,0 +1,178 @@
+#include "steps/new_tables.h"
+
+#include "base/alloc.h"
+#include "base/event.h"
+#include "migrate/migrate.h"
+#include "migrate/script.h"
+#include "pg/trigger.h"
+#include "sys/file.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define FILE_CEILING ((size_t) 64 << 20)
+
+bool is_history_table(const struct cutover *c, const char *schema, const char *name)
+{
+    /* Flyway, Rails, golang-migrate, dbmate, Django, Alembic, Knex, Prisma, Liquibase, goose,
+     * Sequelize, TypeORM, EF */
+    static const char *const known[] = {
+        "flyway_schema_history", "schema_migrations",     "ar_internal_metadata",
+        "django_migrations",     "alembic_version",       "knex_migrations",
+        "knex_migrations_lock",  "_prisma_migrations",    "databasechangelog",
+        "databasechangeloglock", "goose_db_version",      "SequelizeMeta",
+        "typeorm_migrations",    "__EFMigrationsHistory", NULL};
+    char *full = xstrfmt("%s.%s", schema, name);
+    bool yes = strcmp(full, playbook_str(cutover_section(c, "migrations"), "history_table")) == 0;
+
+    for (size_t i = 0; known[i] && !yes; i++)
+        yes = strcmp(name, known[i]) == 0;
+    free(full);
+    return yes;
+}
+
+static bool is_accepted(const struct cutover *c, const struct cat_table *t)
+{
+    const char *const *list = playbook_list(cutover_section(c, "migrations"), "accept_tables");
+    char *full = xstrfmt("%s.%s", t->schema, t->name);
+    bool yes = is_history_table(c, t->schema, t->name);
+
+    for (size_t i = 0; list && list[i] && !yes; i++)
+        yes = strcmp(list[i], full) == 0;
+    free(full);
+    return yes;
+}
+
+/* ---- what the migrations say of a table ---- */
+
+struct mention {
+    const char *name;
+    bool values; /* an INSERT ... VALUES */
+    bool other;  /* anything that may have filled it from elsewhere */
+};
+
+static bool has_word(const char *text, const char *word)
+{
+    size_t n = strlen(word);
+
+    for (const char *p = text; (p = strcasestr(p, word)); p++) {
+        bool begins = p == text || !(isalnum((unsigned char) p[-1]) || p[-1] == '_');
+        bool ends = !(isalnum((unsigned char) p[n]) || p[n] == '_');
+
+        if (begins && ends)
+            return true;
+    }
+    return false;
+}
+
+static bool begins(const char *text, const char *word)
+{
+    return strncasecmp(text, word, strlen(word)) == 0 &&
+           !isalnum((unsigned char) text[strlen(word)]);
+}
+
+static void judge_statement(struct mention *m, const char *text)
+{
+    static const char *const harmless[] = {"ALTER", "COMMENT", "GRANT",  "REVOKE",
+                                           "DROP",  "ANALYZE", "VACUUM", NULL};
+
+    if (!has_word(text, m->name))
+        return;
+    for (size_t i = 0; harmless[i]; i++)
+        if (begins(text, harmless[i]))
+            return;
+    if (begins(text, "INSERT") && has_word(text, "VALUES") && !has_word(text, "SELECT"))
+        m->values = true;
+    else if (!begins(text, "CREATE") || has_word(text, "SELECT") || has_word(text, "FUNCTION") ||
+             has_word(text, "TRIGGER") || has_word(text, "PROCEDURE"))
+        m->other = true;
+}
+
+static bool read_file(struct mention *m, const struct migration *file, struct error *err)
+{
+    struct strbuf text = {0};
+    struct script script = {0};
+    bool ok = file_read(file->path, &text, FILE_CEILING, err) &&
+              script_parse(&script, file->file, text.data, text.len, file->numbered, err);
+
+    for (size_t i = 0; ok && i < script.n; i++) {
+        char *one = xstrndup(script.text + script.items[i].offset, script.items[i].len);
+
+        judge_statement(m, one);
+        free(one);
+    }
+    script_release(&script);
+    strbuf_release(&text);
+    return ok;
+}
+
+/* True when nothing but INSERT ... VALUES can have put rows there. */
+static bool filled_by_values(const struct cutover *c, const struct cat_table *t, bool *yes,
+                             struct error *err)
+{
+    const char *directory = playbook_str(cutover_section(c, "migrations"), "directory");
+    struct mention m = {.name = t->name};
+    struct migration_list list = {0};
+    bool ok = !directory || migrate_list(directory, &list, err);
+
+    for (size_t i = 0; ok && i < list.n; i++)
+        ok = read_file(&m, &list.items[i], err);
+    migrate_list_release(&list);
+    *yes = m.values && !m.other;
+    return ok;
+}
+
+static bool is_sound(struct cutover *c, const struct cat_table *t, struct error *err)
+{
+    bool rows = false, values = false;
+
+    if (is_accepted(c, t))
+        return true;
+    if (!table_has_rows(c->green.pg, t->sql_name, &rows, err))
+        return false;
+    if (!rows)
+        return true;
+    if (!filled_by_values(c, t, &values, err))
+        return false;
+    if (values) {
+        event_info("new table %s holds the rows that the migrations' VALUES put there",
+                   t->sql_name);
+        return true;
+    }
+    error_set(err, ERR_NOGO,
+              "new table %s holds rows that the migrations made, and nothing would replay to it",
+              t->sql_name);
+    error_detail(
+        err,
+        "What blue writes from now on to the tables that it was filled from would not reach it.");
+    return error_hint(
+        err,
+        "If it needs nothing from blue's later writes, set [migrations] accept_tables = %s.%s and "
+        "`pgcutover resume %s --playbook FILE`. A table rebuilt under another name: say so by "
+        "[map old.name] table = %s.%s.",
+        t->schema, t->name, c->names.run, t->schema, t->name);
+}
+
+static bool warn_of_triggers(struct cutover *c, struct error *err)
+{
+    char *list = NULL;
+    bool ok = side_connect(c, &c->blue, err) && triggers_new(c->blue.pg, c->green.pg, &list, err);
+
+    if (ok && *list)
+        event_warn("triggers that only green has do not fire for replayed rows; what they would "
+                   "have done for blue's "
+                   "later writes is missing:\n%s",
+                   list);
+    free(list);
+    return ok;
+}
+
+bool new_tables_are_sound(struct cutover *c, struct error *err)
+{
+    for (size_t i = 0; i < c->map.nnew_tables; i++)
+        if (!is_sound(c, c->map.new_tables[i], err))
+            return false;
+    return warn_of_triggers(c, err);
+}
