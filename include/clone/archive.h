@@ -14,6 +14,7 @@ struct archive_options {
     const char *dbname;   /* or NULL */
     const char *run;
     const char *snapshot; /* dump: exported snapshot */
+    const char *encoding; /* dump: blue's own, or NULL */
     const char *dir;      /* the archive: made as dir.part, renamed when whole */
     const char *log_path; /* the tools' stderr */
     int jobs;

@@ -91,9 +91,11 @@ struct map {
     const struct catalog *source, *target;
     struct map_table *tables; /* one for every leaf of the source */
     size_t ntables;
+    /* A sequence of green may take over from several of blue, and one of blue hand over to several:
+     * those that were restored from it, and those that feed on green a column that it feeds. */
     struct map_sequence {
         Oid source, target; /* target 0: gone on green */
-    } * sequences;
+    } * sequences;          /* by source, target */
     size_t nsequences, capsequences;
     const struct cat_table **new_tables; /* tables of the target that no source table feeds */
     size_t nnew_tables, capnew_tables;

@@ -68,6 +68,13 @@ struct cat_sequence {
     int64_t last_value;
 };
 
+/* A sequence that gives a column its values: an identity's or a serial's own, or one that the
+ * column's default names. A nextval of a text, or inside a function, leaves no trace to read. */
+struct cat_feed {
+    Oid sequence, table;
+    int attnum;
+};
+
 struct cat_foreign_key {
     Oid oid;
     char *name;
@@ -99,6 +106,8 @@ struct catalog {
     size_t ntables, captables;
     struct cat_sequence *sequences;
     size_t nsequences, capsequences;
+    struct cat_feed *feeds; /* by table, attnum, sequence */
+    size_t nfeeds, capfeeds;
     struct cat_foreign_key *fkeys;
     size_t nfkeys, capfkeys;
     struct cat_unique *deferrable;
@@ -120,6 +129,9 @@ const struct cat_table *catalog_table(const struct catalog *cat, const char *sch
 const struct cat_table *catalog_table_oid(const struct catalog *cat, Oid oid);
 const struct cat_sequence *catalog_sequence(const struct catalog *cat, const char *schema,
                                             const char *name);
+const struct cat_sequence *catalog_sequence_oid(const struct catalog *cat, Oid oid);
+/* The sequences of one column, *n of them; NULL for none. */
+const struct cat_feed *catalog_feeds(const struct catalog *cat, Oid table, int attnum, size_t *n);
 const struct cat_column *cat_column(const struct cat_table *t, const char *name);
 const struct cat_column *cat_column_num(const struct cat_table *t, int attnum);
 

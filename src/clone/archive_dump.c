@@ -57,6 +57,7 @@ static bool run_dump(const struct archive_options *o, const char *part, struct e
     struct dump_progress progress = {.dir = part, .total = o->total_bytes};
     char *snapshot = xstrfmt("--snapshot=%s", o->snapshot ? o->snapshot : "");
     char *file = xstrfmt("--file=%s", part);
+    char *encoding = xstrfmt("--encoding=%s", o->encoding ? o->encoding : "");
     const char *argv[16];
     size_t n = 0;
     /* pg_dump pins what it prints by itself; it syncs every file before it ends */
@@ -68,6 +69,10 @@ static bool run_dump(const struct archive_options *o, const char *part, struct e
         argv[n++] = t.jobs;
         if (o->snapshot)
             argv[n++] = snapshot;
+        /* else it takes the client_encoding that blue's database or role is set to, into which not
+         * every value may go */
+        if (o->encoding)
+            argv[n++] = encoding;
         if (!o->compress)
             argv[n++] = "--compress=0";
         argv[n++] = "--no-publications";
@@ -83,6 +88,7 @@ static bool run_dump(const struct archive_options *o, const char *part, struct e
     tool_release(&t);
     free(snapshot);
     free(file);
+    free(encoding);
     return ok;
 }
 
@@ -93,6 +99,10 @@ static void dump_hint(const struct archive_options *o, struct error *err)
     if (strstr(err->detail, "invalid snapshot identifier"))
         error_hint(err,
                    "The session that exported the snapshot has ended: abort, and begin again.");
+    else if (strstr(err->detail, "could not obtain lock on relation"))
+        error_hint(err, "Something on blue locks tables exclusively (TRUNCATE, VACUUM FULL) while "
+                        "several connections dump. Stop it for that long, or set [clone] jobs = 1; "
+                        "then abort and run anew.");
     else
         error_hint(err, "The whole output of pg_dump is in %s.",
                    o->log_path ? o->log_path : "the log");

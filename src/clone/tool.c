@@ -28,7 +28,7 @@ bool tool_find(struct tool *t, const char *name, const char *worker, const char 
         else if (!is_variable(t->connection[i], "PGAPPNAME"))
             *VEC_ADD(t->env, n, cap) = t->connection[i];
     }
-    t->options = xstrfmt("PGOPTIONS=%s%s-c default_transaction_read_only=off%s%s",
+    t->options = xstrfmt("PGOPTIONS=%s%s-c default_transaction_read_only=off -c array_nulls=on%s%s",
                          given ? given : "", given && *given ? " " : "", settings,
                          o->server_version >= 140000 ? " -c idle_session_timeout=0" : "");
     t->application = xstrfmt("PGAPPNAME=pgcutover/%s/%s", o->run ? o->run : "-", worker);

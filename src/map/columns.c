@@ -79,6 +79,22 @@ static const struct cat_column *follow(const struct map_table *mt, const struct 
     return now && link->after != mt->target ? cat_column(mt->target, now->name) : now;
 }
 
+/* An enum whose values were renamed takes blue's no more. A column that a rule replaces is given to
+ * the rules as text, so that they can say what became of them. */
+static bool replaced_enum(struct derive *d, const struct link *link, Oid type, const char *name,
+                          const struct cat_column *was)
+{
+    const struct map_rule *from = NULL;
+    const struct cat_column *now = NULL;
+
+    if (!oid_texts_find(&d->enums, type))
+        return false;
+    if (link->after && was)
+        now = link->by_name ? cat_column(link->after, name)
+                            : cat_column_num(link->after, was->attnum);
+    return rules_up(d, link, now ? now->name : name, &from) != NULL;
+}
+
 static void derive_source(struct derive *d, struct map_table *mt, struct link *link)
 {
     const struct cat_table *source = mt->source;
@@ -96,6 +112,8 @@ static void derive_source(struct derive *d, struct map_table *mt, struct link *l
         if (column->generated)
             continue;
         const char *type = was ? oid_texts_find(&d->types, was->type) : NULL;
+        if (was && replaced_enum(d, link, was->type, column->name, was))
+            type = NULL;
         mt->source_types[mt->nsource] = xstrdup(type ? type : "text");
         mt->source_columns[mt->nsource++] = column;
     }

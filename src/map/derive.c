@@ -73,6 +73,7 @@ static void finish(struct derive *d)
     for (size_t i = 0; i < d->nindexes; i++)
         free(d->indexes[i].columns);
     free_texts(&d->types);
+    free_texts(&d->enums);
     free_texts(&d->domain_defaults);
     free_texts(&d->config_tables);
     free_texts(&d->equals);

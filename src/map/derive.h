@@ -52,6 +52,7 @@ struct derive {
     struct pg *pg;
     struct link *links;
     struct oid_texts types; /* on green, by oid as before the migrations */
+    struct oid_texts enums; /* and arrays of them */
     struct oid_texts domain_defaults;
     struct oid_texts config_tables; /* of extensions: pg_dump copies the rows of these alone */
     struct oid_texts equals;

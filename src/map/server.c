@@ -86,6 +86,12 @@ bool server_read_types(struct derive *d, struct error *err)
                             "SELECT DISTINCT c, '' FROM pg_catalog.pg_extension e, "
                             "pg_catalog.unnest(e.extconfig) AS c ORDER BY c",
                             NULL, err);
+    if (ok)
+        ok = read_oid_texts(d, &d->enums,
+                            "SELECT t.oid, '' FROM pg_catalog.pg_type t LEFT JOIN "
+                            "pg_catalog.pg_type e ON e.oid = t.typelem WHERE t.typtype = 'e' OR "
+                            "e.typtype = 'e' ORDER BY t.oid",
+                            NULL, err);
     return ok && read_oid_texts(d, &d->domain_defaults,
                                 "SELECT t.oid, pg_catalog.pg_get_expr(t.typdefaultbin, 0) FROM "
                                 "pg_catalog.pg_type t WHERE t.typtype = 'd' AND "

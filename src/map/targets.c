@@ -259,29 +259,179 @@ static int compare_oids(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-void derive_sequences(struct derive *d)
+static Oid *oids_of(const struct catalog *cat)
+{
+    Oid *oids = xcalloc(cat->nsequences + 1, sizeof *oids);
+    for (size_t i = 0; i < cat->nsequences; i++)
+        oids[i] = cat->sequences[i].oid;
+    qsort(oids, cat->nsequences, sizeof *oids, compare_oids);
+    return oids;
+}
+
+static void add_pair(struct derive *d, Oid source, Oid target)
+{
+    struct map_sequence *pair =
+        VEC_ADD(d->map->sequences, d->map->nsequences, d->map->capsequences);
+    pair->source = source;
+    pair->target = target;
+}
+
+/* What was restored from it, or else what has its name. */
+static void pair_by_name(struct derive *d)
 {
     const struct cat_sequence **before = sequences_by_name(d->before);
     const struct cat_sequence **green = sequences_by_name(d->green);
-    Oid *oids = xcalloc(d->green->nsequences + 1, sizeof *oids);
-    for (size_t i = 0; i < d->green->nsequences; i++)
-        oids[i] = d->green->sequences[i].oid;
-    qsort(oids, d->green->nsequences, sizeof *oids, compare_oids);
     for (size_t i = 0; i < d->blue->nsequences; i++) {
         const struct cat_sequence *s = &d->blue->sequences[i];
         const struct cat_sequence *was = find_sequence(before, d->before->nsequences, s);
         const struct cat_sequence *now = find_sequence(green, d->green->nsequences, s);
-        struct map_sequence *pair =
-            VEC_ADD(d->map->sequences, d->map->nsequences, d->map->capsequences);
-        pair->source = s->oid;
-        if (was && bsearch(&was->oid, oids, d->green->nsequences, sizeof *oids, compare_oids))
-            pair->target = was->oid;
-        else if (now)
-            pair->target = now->oid;
+        if (was && catalog_sequence_oid(d->green, was->oid))
+            now = was;
+        add_pair(d, s->oid, now ? now->oid : 0);
     }
     free(before);
     free(green);
-    free(oids);
+}
+
+/* The sequences of one column of a table: where it is partitioned, those that its own default names
+ * and, apart, those of the partition. */
+struct feeds {
+    const struct cat_feed *root, *leaf;
+    size_t nroot, nleaf;
+};
+
+static struct feeds feeds_of(const struct catalog *cat, const struct cat_table *root,
+                             const struct cat_table *leaf, const char *column)
+{
+    struct feeds f = {0};
+    const struct cat_column *c = cat_column(root, column);
+    if (c)
+        f.root = catalog_feeds(cat, root->oid, c->attnum, &f.nroot);
+    c = leaf && leaf != root ? cat_column(leaf, column) : NULL;
+    if (c)
+        f.leaf = catalog_feeds(cat, leaf->oid, c->attnum, &f.nleaf);
+    return f;
+}
+
+/* The column of blue whose very values the target gets, by a rule that is a name or a cast, too;
+ * NULL: they are computed. */
+static const struct cat_column *values_from(const struct map_table *mt, const struct map_column *c)
+{
+    if (!c->rule)
+        return c->source;
+    size_t name = strspn(c->expr, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                  "0123456789_$.:\"\n");
+    return c->nneeds == 1 && !c->expr[name] ? mt->source_columns[c->needs[0]] : NULL;
+}
+
+static void pair_feeds(struct derive *d, const struct cat_feed *from, size_t nfrom,
+                       const struct cat_feed *to, size_t nto)
+{
+    for (size_t i = 0; i < nfrom; i++)
+        for (size_t k = 0; k < nto; k++)
+            add_pair(d, from[i].sequence, to[k].sequence);
+}
+
+/* A table that was rebuilt, or a serial that became an identity, has another sequence, of any
+ * name: it goes on where the one behind blue's column stopped. */
+static void pair_by_column(struct derive *d, const struct map_table *mt, const struct map_column *c)
+{
+    const struct cat_column *source = values_from(mt, c);
+    struct feeds to = feeds_of(d->green, mt->target, mt->target_leaf, c->target->name);
+    if (!source || (to.nroot == 0 && to.nleaf == 0))
+        return;
+    struct feeds from = feeds_of(d->blue, root_of(d->blue, mt->source), mt->source, source->name);
+    if (from.nroot)
+        pair_feeds(d, from.root, from.nroot, to.root, to.nroot);
+    else
+        pair_feeds(d, from.leaf, from.nleaf, to.root, to.nroot);
+    if (from.nleaf)
+        pair_feeds(d, from.leaf, from.nleaf, to.leaf, to.nleaf);
+    else
+        pair_feeds(d, from.root, from.nroot, to.leaf, to.nleaf);
+}
+
+static int compare_pairs(const void *a, const void *b)
+{
+    const struct map_sequence *x = a, *y = b;
+    if (x->source != y->source)
+        return x->source < y->source ? -1 : 1;
+    return x->target < y->target ? -1 : x->target > y->target;
+}
+
+/* Each pair once; "gone on green" only where nothing takes over. */
+static void tidy_pairs(struct map *map)
+{
+    struct map_sequence *list = map->sequences;
+    size_t kept = 0;
+    if (map->nsequences)
+        qsort(list, map->nsequences, sizeof *list, compare_pairs);
+    for (size_t i = 0; i < map->nsequences; i++) {
+        bool last = i + 1 == map->nsequences || list[i + 1].source != list[i].source;
+        if (list[i].target == 0 ? last : !kept || compare_pairs(&list[kept - 1], &list[i]) != 0)
+            list[kept++] = list[i];
+    }
+    map->nsequences = kept;
+}
+
+/* What the notes about sequences that nothing moves go by. */
+struct uncarried {
+    Oid *before, *targets; /* sorted: restored from blue, and paired */
+    bool *told;            /* per green->feeds: a partitioned table has one for all its leaves */
+};
+
+static void note_uncarried(struct derive *d, struct uncarried *u, const struct cat_feed *feeds,
+                           size_t n, const struct map_column *c, struct link *link)
+{
+    for (size_t i = 0; i < n; i++) {
+        Oid oid = feeds[i].sequence;
+        const struct cat_sequence *s = catalog_sequence_oid(d->green, oid);
+        bool *told = &u->told[&feeds[i] - d->green->feeds];
+        if (*told || !s ||
+            bsearch(&oid, u->before, d->before->nsequences, sizeof oid, compare_oids) ||
+            bsearch(&oid, u->targets, d->map->nsequences, sizeof oid, compare_oids))
+            continue;
+        *told = true;
+        if (c->rule)
+            say_reason(link, "sequence %s feeds %s on green, and here a rule: it is not carried",
+                       s->sql_name, c->target->sql_name);
+        else
+            say_reason(link, "sequence %s feeds %s on green and nothing on blue: it is not carried",
+                       s->sql_name, c->target->sql_name);
+    }
+}
+
+static void note_all_uncarried(struct derive *d)
+{
+    struct map *map = d->map;
+    struct uncarried u = {.before = oids_of(d->before),
+                          .targets = xcalloc(map->nsequences + 1, sizeof(Oid)),
+                          .told = xcalloc(d->green->nfeeds + 1, sizeof(bool))};
+    for (size_t i = 0; i < map->nsequences; i++)
+        u.targets[i] = map->sequences[i].target;
+    qsort(u.targets, map->nsequences, sizeof *u.targets, compare_oids);
+    for (size_t i = 0; i < map->ntables; i++) {
+        const struct map_table *mt = &map->tables[i];
+        for (size_t c = 0; mt->target && c < mt->ncolumns; c++) {
+            const struct map_column *column = &mt->columns[c];
+            struct feeds f = feeds_of(d->green, mt->target, mt->target_leaf, column->target->name);
+            note_uncarried(d, &u, f.root, f.nroot, column, &d->links[i]);
+            note_uncarried(d, &u, f.leaf, f.nleaf, column, &d->links[i]);
+        }
+    }
+    free(u.before);
+    free(u.targets);
+    free(u.told);
+}
+
+void derive_sequences(struct derive *d)
+{
+    pair_by_name(d);
+    for (size_t i = 0; i < d->map->ntables; i++)
+        for (size_t c = 0; d->map->tables[i].target && c < d->map->tables[i].ncolumns; c++)
+            pair_by_column(d, &d->map->tables[i], &d->map->tables[i].columns[c]);
+    tidy_pairs(d->map);
+    note_all_uncarried(d);
 }
 
 static int compare_pointers(const void *a, const void *b)

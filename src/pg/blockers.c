@@ -7,6 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *pg_quiet_ddl(struct pg *pg)
+{
+    const char *super = PQparameterStatus(pg->conn, "is_superuser");
+
+    return super && strcmp(super, "on") == 0 ? "SET LOCAL session_replication_role = replica; "
+                                             : "";
+}
+
 bool pg_may_set_deadlock_timeout(struct pg *pg)
 {
     const char *super = PQparameterStatus(pg->conn, "is_superuser");
@@ -143,6 +151,7 @@ bool pg_ddl_on(struct pg *pg, Oid relation, const char *sql, int lock_timeout_ms
     strbuf_addf(&whole, "BEGIN; SET LOCAL lock_timeout = %d; ", lock_timeout_ms);
     if (pg_may_set_deadlock_timeout(pg))
         strbuf_addstr(&whole, "SET LOCAL deadlock_timeout = 20; ");
+    strbuf_addstr(&whole, pg_quiet_ddl(pg));
     strbuf_addf(&whole, "%s; COMMIT", sql);
     for (;;) {
         ok = pg_exec(pg, strbuf_cstr(&whole), err);

@@ -48,6 +48,7 @@ void catalog_release(struct catalog *cat)
     }
     free(cat->tables);
     free(cat->sequences);
+    free(cat->feeds);
     free(cat->fkeys);
     free(cat->deferrable);
     memset(cat, 0, sizeof *cat);
@@ -85,6 +86,40 @@ const struct cat_sequence *catalog_sequence(const struct catalog *cat, const cha
             strcmp(cat->sequences[i].schema, schema) == 0)
             return &cat->sequences[i];
     return NULL;
+}
+
+/* in order of their oids, as the tables are */
+const struct cat_sequence *catalog_sequence_oid(const struct catalog *cat, Oid oid)
+{
+    size_t low = 0, high = cat->nsequences;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (cat->sequences[mid].oid < oid)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < cat->nsequences && cat->sequences[low].oid == oid ? &cat->sequences[low] : NULL;
+}
+
+const struct cat_feed *catalog_feeds(const struct catalog *cat, Oid table, int attnum, size_t *n)
+{
+    size_t low = 0, high = cat->nfeeds;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        const struct cat_feed *f = &cat->feeds[mid];
+        if (f->table < table || (f->table == table && f->attnum < attnum))
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    for (high = low; high < cat->nfeeds && cat->feeds[high].table == table &&
+                     cat->feeds[high].attnum == attnum;)
+        high++;
+    *n = high - low;
+    return *n ? &cat->feeds[low] : NULL;
 }
 
 const struct cat_column *cat_column(const struct cat_table *t, const char *name)

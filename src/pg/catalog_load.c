@@ -303,6 +303,37 @@ static bool load_sequences(struct pg *pg, struct catalog *cat, struct error *err
     return true;
 }
 
+/* Owned: a serial's sequence depends on its column automatically, an identity's internally. */
+static bool load_feeds(struct pg *pg, struct catalog *cat, struct error *err)
+{
+    PGresult *res = NULL;
+    const char *sql =
+        "SELECT f.t, f.a, f.s FROM (SELECT d.refobjid AS t, d.refobjsubid AS a, d.objid AS s "
+        "FROM pg_catalog.pg_depend d WHERE d.classid = "
+        "'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = "
+        "'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 AND d.deptype IN "
+        "('a', 'i') UNION SELECT v.adrelid, v.adnum, d.refobjid FROM pg_catalog.pg_attrdef v "
+        "JOIN pg_catalog.pg_depend d ON d.classid = "
+        "'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = v.oid AND d.refclassid = "
+        "'pg_catalog.pg_class'::pg_catalog.regclass) f JOIN pg_catalog.pg_class c ON c.oid = f.s "
+        "AND c.relkind = 'S' JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE " USER_NAMESPACE " ORDER BY 1, 2, 3";
+
+    if (!pg_query(pg, &res, PG_ANY, sql, 0, NULL, err))
+        return false;
+    for (int r = 0; r < PQntuples(res); r++) {
+        struct cat_feed *f;
+        if (!find(cat, res_oid(res, r, 0)))
+            continue;
+        f = VEC_ADD(cat->feeds, cat->nfeeds, cat->capfeeds);
+        f->table = res_oid(res, r, 0);
+        f->attnum = (int) res_int(res, r, 1);
+        f->sequence = res_oid(res, r, 2);
+    }
+    PQclear(res);
+    return true;
+}
+
 static bool load_rest(struct pg *pg, struct catalog *cat, struct error *err)
 {
     PGresult *res = NULL;
@@ -332,7 +363,7 @@ bool catalog_load(struct pg *pg, struct catalog *out, struct error *err)
         return false;
     ok = load_tables(pg, out, err) && load_columns(pg, out, err) && load_indexes(pg, out, err) &&
          load_constraints(pg, out, err) && load_sequences(pg, out, err) &&
-         load_rest(pg, out, err) && (!own || pg_commit(pg, err));
+         load_feeds(pg, out, err) && load_rest(pg, out, err) && (!own || pg_commit(pg, err));
     if (!ok) {
         if (own)
             pg_rollback(pg);

@@ -22,7 +22,7 @@ static const char pinned[] =
     " -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3"
     " -c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C -c search_path="
     " -c default_transaction_read_only=off -c standard_conforming_strings=on"
-    " -c xmloption=content -c quote_all_identifiers=off -c jit=off"
+    " -c array_nulls=on -c xmloption=content -c quote_all_identifiers=off -c jit=off"
     " -c default_transaction_isolation=read\\ committed"
     " -c default_transaction_deferrable=off -c row_security=off"
     " -c client_min_messages=warning";

@@ -43,7 +43,12 @@ bool facts_create_schema(struct pg *pg, struct error *err)
 {
     /* several statements in one message are one transaction, which the advisory lock lives as long
      * as */
-    return pg_exec(pg, schema_sql, err);
+    char *sql = xstrfmt("%s%s%s", pg_quiet_ddl(pg), schema_sql,
+                        *pg_quiet_ddl(pg) ? "; SET LOCAL session_replication_role = origin" : "");
+    bool ok = pg_exec(pg, sql, err);
+
+    free(sql);
+    return ok;
 }
 
 bool facts_install(struct pg *pg, const char *run, struct error *err)

@@ -286,6 +286,7 @@ bool fence_triggers(struct pg *l, const struct catalog *cat, struct error *err)
                   "' ORDER BY tgrelid",
                   0, NULL, err))
         return false;
+    strbuf_addstr(&sql, pg_quiet_ddl(l));
     strbuf_addstr(&sql, "CREATE SCHEMA IF NOT EXISTS pgcutover; ");
     add_function(&sql, l->run, true);
     strbuf_addch(&sql, ';');
@@ -300,6 +301,8 @@ bool fence_triggers(struct pg *l, const struct catalog *cat, struct error *err)
                     truncate ? " OR TRUNCATE" : "", t->sql_name);
     }
     PQclear(res);
+    if (*pg_quiet_ddl(l))
+        strbuf_addstr(&sql, "SET LOCAL session_replication_role = origin");
     ok = pg_exec(l, strbuf_cstr(&sql), err);
     strbuf_release(&sql);
     return ok || error_push(err, "making the fence's triggers on %s", l->where);
@@ -449,7 +452,10 @@ static bool replace_function(struct pg *pg, bool closed, struct error *err)
         error_set(err, ERR_SQL, "no fence stands on %s that could be closed", pg->where);
         return error_hint(err, "Its triggers were dropped; look with pgcutover repair.");
     }
+    strbuf_addstr(&sql, pg_quiet_ddl(pg));
     add_function(&sql, pg->run, closed);
+    if (*pg_quiet_ddl(pg))
+        strbuf_addstr(&sql, "; SET LOCAL session_replication_role = origin");
     ok = pg_exec(pg, strbuf_cstr(&sql), err);
     strbuf_release(&sql);
     return ok || error_push(err, "%s the fence on %s", closed ? "closing" : "opening", pg->where);

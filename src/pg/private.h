@@ -47,6 +47,9 @@ bool pg_exec_undisturbed(struct pg *pg, const char *sql, PGresult **out,
 
 void pg_forget_statements(struct pg *pg);
 
+/* To stand before DDL of ours in its transaction: event triggers of the user's don't fire, which
+ * might log it into a table that we have just fenced, or refuse it. "" without the right. */
+const char *pg_quiet_ddl(struct pg *pg);
 /* deadlock_timeout may be set by us: superuser, or GRANT SET ON PARAMETER from 15 on. */
 bool pg_may_set_deadlock_timeout(struct pg *pg);
 

@@ -12,6 +12,7 @@
 struct position {
     int64_t value;
     int64_t increment;
+    int64_t min, max;
     bool called;
 };
 
@@ -85,8 +86,9 @@ static bool read_positions(struct pg *pg, const Oid *oids, struct position *out,
     params[0] = strbuf_cstr(&list);
     ok = pg_query(
         pg, &res, PG_ANY,
-        "SELECT u.i - 1, s.seqincrement, pg_catalog.pg_sequence_last_value(s.seqrelid) FROM "
-        "pg_catalog.unnest($1::oid[]) WITH ORDINALITY AS u(o, i) JOIN pg_catalog.pg_sequence s ON "
+        "SELECT u.i - 1, s.seqincrement, pg_catalog.pg_sequence_last_value(s.seqrelid), s.seqmin, "
+        "s.seqmax FROM pg_catalog.unnest($1::oid[]) WITH ORDINALITY AS u(o, i) JOIN "
+        "pg_catalog.pg_sequence s ON "
         "s.seqrelid = u.o",
         1, params, err);
     strbuf_release(&list);
@@ -98,6 +100,8 @@ static bool read_positions(struct pg *pg, const Oid *oids, struct position *out,
         out[i].increment = res_int(res, r, 1);
         out[i].called = !PQgetisnull(res, r, 2);
         out[i].value = res_int(res, r, 2);
+        out[i].min = res_int(res, r, 3);
+        out[i].max = res_int(res, r, 4);
         unknown[i] = !out[i].called;
         any = any || unknown[i];
     }
@@ -170,33 +174,82 @@ bool sequence_push(struct pg *green, const struct catalog *green_cat, int64_t ga
     return ok || error_push(err, "pushing sequences ahead");
 }
 
+static int by_target(const void *a, const void *b)
+{
+    Oid x = ((const struct sequence_pair *) a)->target,
+        y = ((const struct sequence_pair *) b)->target;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Where the target must stand so that its next value is none that the source gave out. With another
+ * increment the value alone won't do: one that counts by 50 gave out all up to the next. */
+static struct position arrival(struct position from, struct position to)
+{
+    struct position at = to;
+    int64_t next = next_value(from);
+
+    at.value = from.value;
+    at.called = from.called;
+    if (from.increment != to.increment && next >= to.min && next <= to.max) {
+        at.value = next;
+        at.called = false;
+    }
+    return at;
+}
+
+/* from: of the n sources of one target. */
+static bool furthest(const struct position *from, size_t n, struct position to,
+                     struct position *best)
+{
+    bool moves = false;
+
+    *best = to;
+    for (size_t i = 0; i < n; i++) {
+        struct position at = arrival(from[i], to);
+        /* a migration that turned a sequence round has chosen its own range */
+        bool same_way = (from[i].increment > 0) == (to.increment > 0);
+        if (!same_way || !further(at, *best))
+            continue;
+        *best = at;
+        moves = true;
+    }
+    return moves;
+}
+
 bool sequence_carry(struct pg *source, struct pg *target, const struct sequence_pair *pairs,
                     size_t n, int *moved, struct error *err)
 {
+    struct sequence_pair *sorted = xcalloc(n + 1, sizeof *sorted);
     Oid *from_oids = xcalloc(n + 1, sizeof *from_oids), *to_oids = xcalloc(n + 1, sizeof *to_oids);
     struct position *from = xcalloc(n + 1, sizeof *from), *to = xcalloc(n + 1, sizeof *to);
     struct strbuf a = {0}, b = {0}, c = {0};
     bool ok;
 
     *moved = 0;
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = pairs[i];
+    qsort(sorted, n, sizeof *sorted, by_target);
     for (size_t i = 0; i < n; i++) {
-        from_oids[i] = pairs[i].source;
-        to_oids[i] = pairs[i].target;
+        from_oids[i] = sorted[i].source;
+        to_oids[i] = sorted[i].target;
     }
     ok = n == 0 || (read_positions(source, from_oids, from, n, err) &&
                     read_positions(target, to_oids, to, n, err));
-    for (size_t i = 0; ok && i < n; i++) {
-        /* a migration that turned a sequence round has chosen its own range */
-        bool same_way = (from[i].increment > 0) == (to[i].increment > 0);
-        if (!same_way || !further(from[i], to[i]))
+    for (size_t i = 0, end; ok && i < n; i = end) {
+        struct position best;
+        for (end = i + 1; end < n && to_oids[end] == to_oids[i];)
+            end++;
+        if (!furthest(&from[i], end - i, to[i], &best))
             continue;
-        add_setting(&a, &b, &c, to_oids[i], from[i].value, from[i].called);
+        add_setting(&a, &b, &c, to_oids[i], best.value, best.called);
         ++*moved;
     }
     ok = ok && (a.len == 0 || set_all(target, &a, &b, &c, err));
     strbuf_release(&a);
     strbuf_release(&b);
     strbuf_release(&c);
+    free(sorted);
     free(from_oids);
     free(to_oids);
     free(from);

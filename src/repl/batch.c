@@ -2,9 +2,11 @@
 #include "repl/batch.h"
 
 #include "base/alloc.h"
+#include "base/event.h"
 #include "batch_private.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define TRANSIENT_TRIES 5
 #define TRANSIENT_SLEEP_MS 10
@@ -239,14 +241,61 @@ bool batch_flush(struct batch *b, struct pg *pg, struct error *err)
     return true;
 }
 
-/* NULL: other tables' rows are there as well. */
-static const struct cat_table *truncated(const struct map_table *mt)
+/* Every table whose rows go there is in the list. */
+static bool all_sent(const struct batch *b, const struct cat_table *target,
+                     const struct map_table *const *tables, size_t n)
 {
-    if (mt->shared)
+    for (size_t i = 0; i < b->map->ntables; i++) {
+        bool sent = b->map->tables[i].target != target || b->map->tables[i].skipped;
+        for (size_t k = 0; !sent && k < n; k++)
+            sent = tables[k] == &b->map->tables[i];
+        if (!sent)
+            return false;
+    }
+    return true;
+}
+
+/* NULL: other tables' rows are there as well. A partition of ours is emptied as the partition that
+ * it is there; what isn't one may have its rows in any partition of the target. */
+static const struct cat_table *truncated(const struct batch *b, const struct map_table *mt,
+                                         const struct map_table *const *tables, size_t n)
+{
+    if (mt->shared || !mt->target)
         return NULL;
-    if (mt->target_leaf)
+    if (mt->source->is_partition && mt->target_leaf && mt->target_leaf->is_partition)
         return mt->target_leaf;
-    return mt->target && mt->target->relkind == 'r' ? mt->target : NULL;
+    return all_sent(b, mt->target, tables, n) ? mt->target : NULL;
+}
+
+/* A partitioned table has no rows of its own and takes no ONLY. */
+static const char *only(const struct cat_table *t)
+{
+    return t->relkind == 'p' ? "" : "ONLY ";
+}
+
+/* Green may have foreign keys that blue doesn't, and TRUNCATE minds them in any role: DELETE
+ * doesn't in this one, and whether the rows keep to them is for the constraint checks to say. */
+static bool truncate_or_delete(struct batch *b, struct pg *pg, const struct strbuf *truncate,
+                               const struct strbuf *delete, const struct map_table *first,
+                               struct error *err)
+{
+    char message[sizeof err->message];
+
+    if (!save(b, pg, err))
+        return false;
+    if (pg_exec(pg, strbuf_cstr(truncate), err))
+        return true;
+    if (strcmp(err->sqlstate, "0A000") != 0 || !go_back(pg, err))
+        return false;
+    memcpy(message, err->message, sizeof message);
+    error_clear(err);
+    if (!pg_exec(pg, strbuf_cstr(delete), err))
+        return false;
+    if (!b->told_delete)
+        event_info("TRUNCATE of %s.%s is carried out as DELETE, also from now on: %s",
+                   first->source->schema, first->source->name, message);
+    b->told_delete = true;
+    return true;
 }
 
 /* The source sends every table that its CASCADE reached, so the list is all there is to truncate.
@@ -254,24 +303,28 @@ static const struct cat_table *truncated(const struct map_table *mt)
 bool batch_truncate(struct batch *b, struct pg *pg, const struct map_table *const *tables, size_t n,
                     uint8_t options, lsn_t commit_lsn, struct error *err)
 {
-    struct strbuf sql = {0};
+    struct strbuf truncate = {0}, delete = {0};
     bool ok = true;
 
     if (b->nchanges > 0)
         BUG("TRUNCATE in a group of %zu changes", b->nchanges);
     for (size_t i = 0; ok && i < n; i++) {
-        const struct cat_table *target = truncated(tables[i]);
-        if (tables[i]->unresolved)
+        const struct cat_table *target = truncated(b, tables[i], tables, n);
+        if (tables[i]->unresolved) {
             ok = conflict_unresolved(tables[i], commit_lsn, err);
-        else if (!target)
+        } else if (!target) {
             ok = conflict_truncate(tables[i], commit_lsn, err);
-        else
-            strbuf_addf(&sql, "%s ONLY %s", i > 0 ? "," : "TRUNCATE TABLE", target->sql_name);
+        } else {
+            strbuf_addf(&truncate, "%s %s%s", i > 0 ? "," : "TRUNCATE TABLE", only(target),
+                        target->sql_name);
+            strbuf_addf(&delete, "DELETE FROM %s%s;", only(target), target->sql_name);
+        }
         keys_whole(b, batch_table(b, tables[i]));
     }
     if (options & 2)
-        strbuf_addstr(&sql, " RESTART IDENTITY");
-    ok = ok && batch_begin(b, pg, err) && pg_exec(pg, strbuf_cstr(&sql), err);
+        strbuf_addstr(&truncate, " RESTART IDENTITY"); /* DELETE needs nothing: the fence carries
+                                                          sequences over */
+    ok = ok && truncate_or_delete(b, pg, &truncate, &delete, tables[0], err);
     if (!ok && n > 0 && batch_trouble(pg, err) == BATCH_DATA) {
         char lsn[LSN_SIZE];
         err->code = ERR_CONFLICT;
@@ -279,7 +332,8 @@ bool batch_truncate(struct batch *b, struct pg *pg, const struct map_table *cons
                    tables[0]->source->name, n > 1 ? " and others" : "", lsn_str(lsn, commit_lsn));
         conflict_hint(err);
     }
-    strbuf_release(&sql);
+    strbuf_release(&truncate);
+    strbuf_release(&delete);
     return ok;
 }
 

@@ -105,6 +105,7 @@ struct batch {
     bool odd;         /* states that can't follow each other: one by one will tell */
     bool open, saved; /* the target's transaction; its savepoint */
     int64_t redone;
+    bool told_delete; /* that a TRUNCATE became a DELETE: once */
 
     struct slot *slots;
     size_t nslots, used;

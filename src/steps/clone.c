@@ -48,6 +48,7 @@ bool step_dump(void *ctx, struct error *err)
                                     .dbname = c->blue.dbname,
                                     .run = c->names.run,
                                     .snapshot = c->snapshot,
+                                    .encoding = c->blue.cat.encoding,
                                     .dir = dir,
                                     .log_path = log,
                                     .jobs = (int) playbook_int(cutover_section(c, "clone"), "jobs"),

@@ -127,6 +127,15 @@ static bool journal_result(struct cutover *c, const struct point *p, const char 
         err);
 }
 
+/* A table that was rewritten under the snapshot (TRUNCATE, VACUUM FULL) was left out: the tail is
+ * to compare it. */
+static void leave_to_tail(struct cutover *c, const struct verify_result *r)
+{
+    for (size_t i = 0; i < r->ntables; i++)
+        if (r->tables[i].compared && r->tables[i].excepted > 0 && r->tables[i].proved == 0)
+            touched_add_whole(c->touched, r->tables[i].table->index);
+}
+
 static bool judge(struct cutover *c, enum compare_mode mode, const struct verify_result *r,
                   struct error *err)
 {
@@ -194,6 +203,8 @@ bool compare_at_one_lsn(struct cutover *c, enum compare_mode mode, struct error 
             journal_result(c, &p, mode == COMPARE_PROVE ? "proof" : "verification", &result, err) &&
             judge(c, mode, &result, err);
     }
+    if (ok && mode == COMPARE_VERIFY)
+        leave_to_tail(c, &result);
     let_go(&p);
     touched_free(except);
     verify_result_release(&result);

@@ -169,10 +169,102 @@ static bool warn_of_triggers(struct cutover *c, struct error *err)
     return ok;
 }
 
+/* ---- columns whose default is drawn by clock or chance, and that the migrations set as well ----
+ */
+
+static bool is_volatile_by_rule(const struct cutover *c, const struct map_table *mt,
+                                const char *column)
+{
+    char *full = xstrfmt("%s.%s", mt->source->schema, mt->source->name);
+    char *any = xstrfmt("*.%s", mt->source->name);
+    bool yes = false;
+
+    for (size_t i = 0; i < c->nrules && !yes; i++) {
+        const struct map_rule *r = &c->rules[i];
+
+        if (strcmp(r->section, full) != 0 && strcmp(r->section, any) != 0)
+            continue;
+        for (size_t k = 0; r->volatiles && r->volatiles[k] && !yes; k++)
+            yes = strcmp(r->volatiles[k], column) == 0;
+    }
+    free(full);
+    free(any);
+    return yes;
+}
+
+static bool set_by(const char *text, const struct map_table *mt, const char *column)
+{
+    return (begins(text, "UPDATE") || begins(text, "WITH") || begins(text, "DO") ||
+            begins(text, "MERGE")) &&
+           has_word(text, column) &&
+           (has_word(text, mt->target->name) || has_word(text, mt->source->name));
+}
+
+static bool file_sets(const struct migration *file, const struct map_table *mt, const char *column,
+                      bool *yes, struct error *err)
+{
+    struct strbuf text = {0};
+    struct script script = {0};
+    bool ok = file_read(file->path, &text, FILE_CEILING, err) &&
+              script_parse(&script, file->file, text.data, text.len, file->numbered, err);
+
+    for (size_t i = 0; ok && i < script.n; i++) {
+        char *one = xstrndup(script.text + script.items[i].offset, script.items[i].len);
+
+        *yes = *yes || set_by(one, mt, column);
+        free(one);
+    }
+    script_release(&script);
+    strbuf_release(&text);
+    return ok;
+}
+
+static bool column_is_sound(struct cutover *c, const struct migration_list *list,
+                            const struct map_table *mt, const char *column, struct error *err)
+{
+    bool set = false;
+
+    if (is_volatile_by_rule(c, mt, column))
+        return true;
+    for (size_t i = 0; i < list->n; i++)
+        if (!file_sets(&list->items[i], mt, column, &set, err))
+            return false;
+    if (!set)
+        return true;
+    error_set(
+        err, ERR_NOGO,
+        "column %s of %s has a default by clock, chance or sequence, and the migrations set it too",
+        column, mt->target->sql_name);
+    error_detail(err, "Nothing tells what rows that blue writes later should hold there, and "
+                      "nothing could prove it.");
+    return error_hint(
+        err,
+        "Under [map %s.%s] say up.%s = ..., or volatile = %s when any value will do; then "
+        "`pgcutover resume %s --playbook FILE`.",
+        mt->source->schema, mt->source->name, column, column, c->names.run);
+}
+
+static bool volatile_columns_are_sound(struct cutover *c, struct error *err)
+{
+    const char *directory = playbook_str(cutover_section(c, "migrations"), "directory");
+    struct migration_list list = {0};
+    bool ok = !directory || migrate_list(directory, &list, err);
+
+    for (size_t i = 0; ok && i < c->map.ntables; i++) {
+        const struct map_table *mt = &c->map.tables[i];
+
+        for (size_t k = 0; ok && !mt->skipped && k < mt->nrest; k++)
+            if (mt->rest[k].kind == MAP_REST_VOLATILE && !mt->rest[k].target->identity)
+                ok = column_is_sound(c, &list, mt, mt->rest[k].target->name, err);
+    }
+    migrate_list_release(&list);
+    return ok;
+}
+
 bool new_tables_are_sound(struct cutover *c, struct error *err)
 {
     for (size_t i = 0; i < c->map.nnew_tables; i++)
         if (!is_sound(c, c->map.new_tables[i], err))
             return false;
-    return warn_of_triggers(c, err);
+    return volatile_columns_are_sound(c, err) && warn_of_triggers(c, err);
 }

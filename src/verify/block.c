@@ -45,26 +45,38 @@ static void keep_first(struct vdiffs *d)
     d->n = kept;
 }
 
+static bool compare_part(struct vsession *s, const char *sql, const struct vblock *b, size_t first,
+                         struct vdiffs *out, struct error *err)
+{
+    PGresult *res = NULL;
+    bool ok = vsession_bound(s, s->target, sql, b, &res, err);
+
+    for (int row = 0; ok && row < PQntuples(res); row++) {
+        struct vdiff *d = VEC_ADD(out->items, out->n, out->cap);
+        d->row = first + (size_t) result_int(res, row, 0) - 1;
+        d->missing = PQgetvalue(res, row, 1)[0] == 't';
+        d->mask = xstrdup(PQgetvalue(res, row, 2));
+    }
+    PQclear(res);
+    return ok;
+}
+
 bool vblock_compare(struct vsession *s, const struct map_table *mt, const struct vblock *b,
                     struct vdiffs *out, struct error *err)
 {
     struct strbuf sql = {0};
-    PGresult *res = NULL;
-    bool ok;
+    bool ok = true;
 
     *out = (struct vdiffs){0};
     if (b->n == 0)
         return true;
     compare_sql_differs(&sql, s->map, mt);
-    ok = vsession_bound(s, s->target, strbuf_cstr(&sql), b, &res, err);
-    for (int row = 0; ok && row < PQntuples(res); row++) {
-        struct vdiff *d = VEC_ADD(out->items, out->n, out->cap);
-        d->row = (size_t) result_int(res, row, 0) - 1;
-        d->missing = PQgetvalue(res, row, 1)[0] == 't';
-        d->mask = xstrdup(PQgetvalue(res, row, 2));
+    for (size_t from = 0, n; ok && from < b->n; from += n) {
+        struct vblock part = vblock_part(b, from);
+        n = part.n;
+        ok = compare_part(s, strbuf_cstr(&sql), &part, from, out, err);
     }
     keep_first(out);
-    PQclear(res);
     strbuf_release(&sql);
     return ok;
 }

@@ -181,7 +181,9 @@ bool vgroup_finish(struct vsession *s, const struct vscan *scan, struct vgroup *
         for (size_t i = 0; i < g->ntables; i++) {
             struct verify_table *vt = &tables[g->tables[i]];
             vt->excepted = vt->source_rows;
-            vt->proved = 0;
+            vt->proved = vt->missing = vt->extra = vt->differing = 0;
+            free(vt->examples);
+            vt->examples = NULL;
         }
     } else if (g->keyless) {
         ok = finish_keyless(s, scan, g, tables, err);

@@ -3,11 +3,13 @@
 #include "tail.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 
 #include <stdlib.h>
 
 #define SLOTS ((size_t) 1 << 16)
 #define SUSPICIOUS 3
+#define SPACING_US 1500000 /* replay has long passed a row that has been the same for so long */
 
 static uint64_t mix(uint64_t h, const void *data, size_t len)
 {
@@ -16,6 +18,11 @@ static uint64_t mix(uint64_t h, const void *data, size_t len)
     for (size_t i = 0; i < len; i++)
         h = (h ^ p[i]) * 1099511628211u; /* FNV-1a */
     return h;
+}
+
+uint64_t misses_hash(uint64_t before, const void *data, size_t len)
+{
+    return mix(mix(before, &len, sizeof len), data, len);
 }
 
 static uint64_t hash_key(size_t table, size_t nkey, char *const *values, const int *lens)
@@ -38,8 +45,10 @@ static size_t slot_of(const struct misses *m, uint64_t hash)
     return i;
 }
 
-void misses_add(struct misses *m, size_t table, size_t nkey, char *const *values, const int *lens)
+void misses_add(struct misses *m, size_t table, size_t nkey, char *const *values, const int *lens,
+                uint64_t row)
 {
+    int64_t now = clock_us();
     uint64_t hash = hash_key(table, nkey, values, lens);
     struct miss *item;
 
@@ -52,6 +61,15 @@ void misses_add(struct misses *m, size_t table, size_t nkey, char *const *values
         item->hash = hash;
         m->n++;
     }
+    if (item->count > 0 && item->row == row) {
+        if (now - item->at_us < SPACING_US)
+            return;
+    } else {
+        m->suspicious -= item->count >= SUSPICIOUS;
+        item->count = 0;
+    }
+    item->row = row;
+    item->at_us = now;
     if (++item->count == SUSPICIOUS)
         m->suspicious++;
 }

@@ -58,7 +58,8 @@ static void take_rows(struct scanning *x, const PGresult *res)
     x->p->rows += PQntuples(res);
 }
 
-static bool count_diff(struct scanning *x, const struct vdiff *d, struct error *err)
+static bool count_diff(struct scanning *x, const struct vblock *b, const struct vdiff *d,
+                       struct error *err)
 {
     const struct map_table *mt = x->p->table;
     struct vpiece *p = x->p;
@@ -70,27 +71,27 @@ static bool count_diff(struct scanning *x, const struct vdiff *d, struct error *
     if (p->nexamples >= x->scan->o->examples)
         return true;
     p->nexamples++;
-    return vblock_example(x->s, mt, &x->block, d, &p->examples, err);
+    return vblock_example(x->s, mt, b, d, &p->examples, err);
 }
 
-static bool compare_rows(struct scanning *x, struct error *err)
+static bool compare_rows(struct scanning *x, const struct vblock *b, struct error *err)
 {
     const struct map_table *mt = x->p->table;
     struct vdiffs diffs = {0};
-    bool ok = vblock_compare(x->s, mt, &x->block, &diffs, err);
+    bool ok = vblock_compare(x->s, mt, b, &diffs, err);
 
     for (size_t i = 0; ok && i < diffs.n; i++) {
         if (x->scan->differs)
-            x->scan->differs(x->scan->ctx, mt, &x->block, diffs.items[i].row);
+            x->scan->differs(x->scan->ctx, mt, b, diffs.items[i].row);
         else
-            ok = count_diff(x, &diffs.items[i], err);
+            ok = count_diff(x, b, &diffs.items[i], err);
         x->p->found -= diffs.items[i].missing;
     }
-    x->p->found += (int64_t) x->block.n;
-    x->p->proved += (int64_t) (x->block.n - diffs.n);
+    x->p->found += (int64_t) b->n;
+    x->p->proved += (int64_t) (b->n - diffs.n);
     if (ok && x->p->differing && !x->suggested) {
         x->suggested = true;
-        ok = suggest_rule(x->s, mt, &x->block, &diffs, &x->p->suggestion, err);
+        ok = suggest_rule(x->s, mt, b, &diffs, &x->p->suggestion, err);
     }
     vdiffs_release(&diffs);
     return ok;
@@ -98,13 +99,17 @@ static bool compare_rows(struct scanning *x, struct error *err)
 
 static bool scan_block(struct scanning *x, const PGresult *res, struct error *err)
 {
-    bool ok;
+    bool ok = true;
 
     take_rows(x, res);
-    if (x->keyless)
-        ok = multiset_add_block(x->s, x->p->table, &x->block, &x->p->multiset, err);
-    else
-        ok = compare_rows(x, err);
+    for (size_t from = 0, n; ok && from < x->block.n; from += n) {
+        struct vblock part = vblock_part(&x->block, from);
+        n = part.n;
+        if (x->keyless)
+            ok = multiset_add_block(x->s, x->p->table, &part, &x->p->multiset, err);
+        else
+            ok = compare_rows(x, &part, err);
+    }
     if (ok && x->scan->progress)
         ok = x->scan->progress(x->scan->ctx, x->p->table, PQntuples(res), err);
     return ok;
@@ -128,6 +133,7 @@ bool vpiece_scan(struct vsession *s, const struct vscan *scan, struct vpiece *p,
          vcursor_open(&cursor, s->source, "pgcutover_rows", strbuf_cstr(&sql), scan->o->block_rows,
                       err) &&
          vsession_lookups(s, err);
+    vcursor_expect(&cursor, mt->source);
     while (ok && (ok = vcursor_next(&cursor, &res, err)) && res) {
         ok = scan_block(&x, res, err);
         PQclear(res);

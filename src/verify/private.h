@@ -20,6 +20,8 @@ struct vblock {
 void vblock_shape(struct vblock *b, size_t ncols, size_t cap); /* empties it */
 void vblock_add(struct vblock *b, const PGresult *res, int row, int first_field);
 void vblock_add_row(struct vblock *b, const struct vblock *from, size_t row);
+/* Rows of b from row on, as many as go well into one message: a view, never to be released. */
+struct vblock vblock_part(const struct vblock *b, size_t from);
 void vblock_add_texts(struct vblock *b, char *const *values, const int *lens);
 /* From keys in the order of source_key to the order of source_columns. */
 void vblock_key_columns(struct vblock *b, const struct map_table *mt, const struct vblock *keys);
@@ -46,7 +48,8 @@ void vsession_close(struct vsession *s);
  * server likes. */
 bool vsession_lookups(struct vsession *s, struct error *err) WARN_UNUSED;
 bool vsession_scans(struct vsession *s, struct error *err) WARN_UNUSED;
-/* sql with the block's columns as $1..; on either connection. Released by the caller. */
+/* sql with the block's columns as $1..; on either connection. Released by the caller. ERR_SQL when
+ * the server couldn't take a message of that size. */
 bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const struct vblock *b,
                     PGresult **out, struct error *err) WARN_UNUSED;
 
@@ -156,12 +159,17 @@ bool multiset_explain(struct vsession *s, const struct verify_options *o, const 
 struct vcursor {
     struct pg *pg;
     const char *name;
-    int64_t next;  /* rows to fetch */
-    int64_t limit; /* never more than these */
+    int64_t next;                  /* rows to fetch */
+    int64_t limit;                 /* never more than these */
+    int64_t seen;                  /* rows fetched so far */
+    int64_t wide_limit, wide_rows; /* from the table's average row: no more than wide_limit at once
+                                    * until there were more than wide_rows; or 0 */
     bool open;
 };
 bool vcursor_open(struct vcursor *c, struct pg *pg, const char *name, const char *sql,
                   int block_rows, struct error *err) WARN_UNUSED;
+/* Its rows are whole ones of t: how wide they may be. Without it the first fetch is of one row. */
+void vcursor_expect(struct vcursor *c, const struct cat_table *t);
 bool vcursor_next(struct vcursor *c, PGresult **res, struct error *err) WARN_UNUSED;
 bool vcursor_close(struct vcursor *c, struct error *err) WARN_UNUSED;
 

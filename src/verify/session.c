@@ -8,6 +8,8 @@
 #include <string.h>
 
 #define BLOCK_BYTES (8 << 20) /* what a fetch should bring, from the largest row seen so far */
+#define PART_BYTES ((size_t) 32 << 20)      /* what is bound at once */
+#define MESSAGE_BYTES ((size_t) 0x3fffffff) /* what the server takes at once: MaxAllocSize */
 #define FIRST_FETCH 200
 
 void vblock_shape(struct vblock *b, size_t ncols, size_t cap)
@@ -42,6 +44,24 @@ void vblock_add_row(struct vblock *b, const struct vblock *from, size_t row)
         b->lens[c * b->cap + b->n] = from->lens[c * from->cap + row];
     }
     b->n++;
+}
+
+struct vblock vblock_part(const struct vblock *b, size_t from)
+{
+    struct vblock part = {.cap = b->cap, .ncols = b->ncols};
+    size_t bytes = 0, to = from;
+
+    while (to < b->n) {
+        for (size_t c = 0; c < b->ncols; c++)
+            bytes += (size_t) b->lens[c * b->cap + to] + 4;
+        if (to > from && bytes > PART_BYTES)
+            break;
+        to++;
+    }
+    part.n = to - from;
+    part.values = b->values ? b->values + from : NULL;
+    part.lens = b->lens ? b->lens + from : NULL;
+    return part;
 }
 
 void vblock_add_texts(struct vblock *b, char *const *values, const int *lens)
@@ -182,9 +202,22 @@ bool vsession_scans(struct vsession *s, struct error *err)
     return tune(s, true, err);
 }
 
+/* As pg_text_array writes it. */
+static size_t array_bytes(const struct vblock *b, size_t column)
+{
+    size_t bytes = 20;
+
+    for (size_t row = 0; row < b->n; row++)
+        bytes += (size_t) b->lens[column * b->cap + row] + 4;
+    return bytes;
+}
+
 bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const struct vblock *b,
                     PGresult **out, struct error *err)
 {
+    size_t message = 1024 + b->ncols * 8;
+    bool ok;
+
     if (b->ncols > s->nparams) {
         s->arrays = xrealloc(s->arrays, b->ncols * sizeof *s->arrays);
         s->params = xrealloc(s->params, b->ncols * sizeof *s->params);
@@ -192,11 +225,24 @@ bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const st
         s->nparams = b->ncols;
     }
     for (size_t c = 0; c < b->ncols; c++) {
+        size_t bytes = array_bytes(b, c);
+        message += bytes;
+        if (message > MESSAGE_BYTES)
+            return error_set(err, ERR_SQL,
+                             "%zu rows of more than %zu bytes as text are over the 1 GB that the "
+                             "server takes in one message",
+                             b->n, MESSAGE_BYTES);
+        strbuf_reset(&s->arrays[c]);
+        strbuf_reserve(&s->arrays[c], bytes);
         pg_text_array(&s->arrays[c], b->n, b->values + c * b->cap, b->lens + c * b->cap);
         s->params[c] = (struct pg_param){
             .data = strbuf_cstr(&s->arrays[c]), .len = (int) s->arrays[c].len, .binary = 1};
     }
-    return pg_prepared(pg, out, sql, (int) b->ncols, s->params, err);
+    ok = pg_prepared(pg, out, sql, (int) b->ncols, s->params, err);
+    for (size_t c = 0; c < b->ncols; c++)
+        if (s->arrays[c].cap > PART_BYTES)
+            strbuf_release(&s->arrays[c]);
+    return ok;
 }
 
 int64_t result_int(const PGresult *res, int row, int field)
@@ -210,12 +256,36 @@ bool vcursor_open(struct vcursor *c, struct pg *pg, const char *name, const char
     int64_t limit = block_rows > 0 ? block_rows : 5000;
 
     *c = (struct vcursor){.pg = pg, .name = name, .limit = limit};
-    c->next = limit < FIRST_FETCH ? limit : FIRST_FETCH;
+    c->next = 1;
     c->open = pg_execf(pg, err, "DECLARE %s NO SCROLL CURSOR FOR %s", name, sql);
     return c->open;
 }
 
-/* How many rows like the largest of these fit a block; a step up is at most fourfold. */
+static int64_t clamp(int64_t n, int64_t low, int64_t high)
+{
+    return n < low ? low : n > high ? high : n;
+}
+
+/* Text may be twice as long as what is stored: bytea. Where the average row isn't known, a table
+ * that fits a block as a whole can't have many wide ones. */
+void vcursor_expect(struct vcursor *c, const struct cat_table *t)
+{
+    int64_t first = clamp(FIRST_FETCH, 1, c->limit);
+    double text = (double) t->bytes * 2;
+
+    if (t->reltuples >= 1) {
+        double fit = BLOCK_BYTES / (text / t->reltuples + 1);
+        c->wide_limit = fit < (double) c->limit ? clamp((int64_t) fit, 1, c->limit) : c->limit;
+        c->wide_rows = (int64_t) t->reltuples;
+        c->next = clamp(c->wide_limit, 1, first);
+    } else if (text <= BLOCK_BYTES) {
+        c->next = first;
+    }
+}
+
+/* How many rows like the largest of these fit a block; a step up is at most fourfold. The average
+ * row holds it down too, as the wide ones may all come at the end, until there were more rows than
+ * it was the average of. */
 static int64_t next_fetch(const struct vcursor *c, const PGresult *res)
 {
     int64_t largest = 1, rows;
@@ -229,9 +299,9 @@ static int64_t next_fetch(const struct vcursor *c, const PGresult *res)
     rows = BLOCK_BYTES / largest;
     if (rows > c->next * 4)
         rows = c->next * 4;
-    if (rows > c->limit)
-        rows = c->limit;
-    return rows > 0 ? rows : 1;
+    if (c->wide_limit && c->seen <= c->wide_rows && rows > c->wide_limit)
+        rows = c->wide_limit;
+    return clamp(rows, 1, c->limit);
 }
 
 bool vcursor_next(struct vcursor *c, PGresult **res, struct error *err)
@@ -247,6 +317,7 @@ bool vcursor_next(struct vcursor *c, PGresult **res, struct error *err)
         *res = NULL;
         return true;
     }
+    c->seen += PQntuples(*res);
     c->next = next_fetch(c, *res);
     return true;
 }

@@ -62,6 +62,7 @@ struct taken {
     struct taken *next;
     struct touched_batch keys;
     bool *differs;
+    uint64_t *rows;
 };
 
 static void put_back(struct verifier *v, size_t table, struct taken *list, bool all)
@@ -73,6 +74,7 @@ static void put_back(struct verifier *v, size_t table, struct taken *list, bool 
                 touched_put_back(v->touched, table, &list->keys, i);
         touched_batch_release(&list->keys);
         free(list->differs);
+        free(list->rows);
         free(list);
         list = next;
     }
@@ -86,7 +88,7 @@ static void note_verdicts(struct verifier *v, size_t table, const struct taken *
         char *const *values = t->keys.values + i * nkey;
         const int *lens = t->keys.lens + i * nkey;
         if (t->differs[i])
-            misses_add(&v->misses, table, nkey, values, lens);
+            misses_add(&v->misses, table, nkey, values, lens, t->rows[i]);
         else
             misses_forget(&v->misses, table, nkey, values, lens);
         v->compared += !t->differs[i];
@@ -116,12 +118,14 @@ static bool next_batch(struct verifier *v, const struct map_table *mt, size_t ma
 
     touched_take(v->touched, mt->index, want < max ? want : max, &t->keys);
     t->differs = xcalloc(t->keys.n + 1, sizeof *t->differs);
+    t->rows = xcalloc(t->keys.n + 1, sizeof *t->rows);
     t->next = *list;
     *list = t;
     *n = t->keys.n;
     if (t->keys.n == 0 || v->group_of[mt->index] < 0)
         return true;
-    if (!tail_compare_keys(v, mt, &t->keys, t->differs, tally->text, &tally->examples, err))
+    if (!tail_compare_keys(v, mt, &t->keys, t->differs, t->rows, tally->text, &tally->examples,
+                           err))
         return false;
     measure(v, t->keys.n, clock_us() - began);
     note_verdicts(v, mt->index, t);

@@ -9,12 +9,18 @@
 struct misses {
     struct miss {
         uint64_t hash; /* 0: free */
+        uint64_t row;  /* the source's row when it last differed */
+        int64_t at_us; /* ... and when that was counted */
         int count;
     } * items;
     size_t n, cap;
     int64_t suspicious;
 };
-void misses_add(struct misses *m, size_t table, size_t nkey, char *const *values, const int *lens);
+/* row: a hash of the source's row. A row that blue changes all the time differs every time it is
+ * looked at, and rightly: only one that stayed as it is for a while, and differs, counts. */
+void misses_add(struct misses *m, size_t table, size_t nkey, char *const *values, const int *lens,
+                uint64_t row);
+uint64_t misses_hash(uint64_t before, const void *data, size_t len);
 void misses_forget(struct misses *m, size_t table, size_t nkey, char *const *values,
                    const int *lens);
 void misses_release(struct misses *m);
@@ -32,10 +38,11 @@ struct verifier {
     double us_per_key, us_per_row; /* measured */
 };
 
-/* Which of these keys' rows aren't equal. examples: text for up to *left of them, or NULL. */
+/* Which of these keys' rows aren't equal; rows: a hash of what the source has. examples: text for
+ * up to *left of them, or NULL. */
 bool tail_compare_keys(struct verifier *v, const struct map_table *mt,
-                       const struct touched_batch *keys, bool *differs, struct strbuf *examples,
-                       int *left, struct error *err) WARN_UNUSED;
+                       const struct touched_batch *keys, bool *differs, uint64_t *rows,
+                       struct strbuf *examples, int *left, struct error *err) WARN_UNUSED;
 
 /* Tables to be compared as a whole. While replay runs: those that can be, become keys that are
  * compared again. */

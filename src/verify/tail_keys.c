@@ -13,6 +13,7 @@ struct lookup {
     size_t *key_of; /* per fetched row */
     bool *found;    /* per key: the source has it */
     bool *differs;  /* the caller's */
+    uint64_t *rows; /* the caller's */
     struct strbuf *examples;
     int *left;
 };
@@ -35,6 +36,10 @@ static bool compare_found(struct verifier *v, struct lookup *x, struct error *er
         x->key_of[row] = (size_t) result_int(x->fetched, row, 0) - 1;
         x->found[x->key_of[row]] = true;
         vblock_add(&b, x->fetched, row, 1);
+        for (int i = 1; i < PQnfields(x->fetched); i++)
+            x->rows[x->key_of[row]] = misses_hash(
+                x->rows[x->key_of[row]] + (uint64_t) PQgetisnull(x->fetched, row, i),
+                PQgetvalue(x->fetched, row, i), (size_t) PQgetlength(x->fetched, row, i));
     }
     ok = vblock_compare(&v->s, x->mt, &b, &diffs, err);
     for (size_t i = 0; ok && i < diffs.n; i++) {
@@ -130,10 +135,11 @@ static bool compare_absent(struct verifier *v, struct lookup *x, struct error *e
 }
 
 bool tail_compare_keys(struct verifier *v, const struct map_table *mt,
-                       const struct touched_batch *keys, bool *differs, struct strbuf *examples,
-                       int *left, struct error *err)
+                       const struct touched_batch *keys, bool *differs, uint64_t *rows,
+                       struct strbuf *examples, int *left, struct error *err)
 {
-    struct lookup x = {.mt = mt, .differs = differs, .examples = examples, .left = left};
+    struct lookup x = {
+        .mt = mt, .differs = differs, .rows = rows, .examples = examples, .left = left};
     struct strbuf sql = {0};
     bool ok;
 
