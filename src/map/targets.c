@@ -393,8 +393,10 @@ static void note_uncarried(struct derive *d, struct uncarried *u, const struct c
             continue;
         *told = true;
         if (c->rule)
-            say_reason(link, "sequence %s feeds %s on green, and here a rule: it is not carried",
-                       s->sql_name, c->target->sql_name);
+            say_reason(
+                link,
+                "sequence %s feeds %s on green, but a rule makes its values: it is not carried",
+                s->sql_name, c->target->sql_name);
         else
             say_reason(link, "sequence %s feeds %s on green and nothing on blue: it is not carried",
                        s->sql_name, c->target->sql_name);

@@ -20,7 +20,7 @@ struct vblock {
 void vblock_shape(struct vblock *b, size_t ncols, size_t cap); /* empties it */
 void vblock_add(struct vblock *b, const PGresult *res, int row, int first_field);
 void vblock_add_row(struct vblock *b, const struct vblock *from, size_t row);
-/* Rows of b from row on, as many as go well into one message: a view, never to be released. */
+/* Rows of b from there on, as many as go well into one message: a view, never to be released. */
 struct vblock vblock_part(const struct vblock *b, size_t from);
 void vblock_add_texts(struct vblock *b, char *const *values, const int *lens);
 /* From keys in the order of source_key to the order of source_columns. */
@@ -48,8 +48,8 @@ void vsession_close(struct vsession *s);
  * server likes. */
 bool vsession_lookups(struct vsession *s, struct error *err) WARN_UNUSED;
 bool vsession_scans(struct vsession *s, struct error *err) WARN_UNUSED;
-/* sql with the block's columns as $1..; on either connection. Released by the caller. ERR_SQL when
- * the server couldn't take a message of that size. */
+/* sql with the block's columns as $1..; on either connection. Released by the caller. ERR_FULL when
+ * it's more than a server takes in one message. */
 bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const struct vblock *b,
                     PGresult **out, struct error *err) WARN_UNUSED;
 

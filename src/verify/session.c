@@ -212,12 +212,26 @@ static size_t array_bytes(const struct vblock *b, size_t column)
     return bytes;
 }
 
+static bool fits_a_message(const struct vblock *b, struct error *err)
+{
+    size_t bytes = 1024;
+
+    for (size_t c = 0; c < b->ncols; c++)
+        bytes += array_bytes(b, c) + 8;
+    if (bytes <= MESSAGE_BYTES)
+        return true;
+    return error_set(err, ERR_FULL, "%zu row%s of %zu bytes as text: a server takes 1 GB at once",
+                     b->n, b->n == 1 ? "" : "s", bytes);
+}
+
 bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const struct vblock *b,
                     PGresult **out, struct error *err)
 {
-    size_t message = 1024 + b->ncols * 8;
     bool ok;
 
+    *out = NULL;
+    if (!fits_a_message(b, err))
+        return false;
     if (b->ncols > s->nparams) {
         s->arrays = xrealloc(s->arrays, b->ncols * sizeof *s->arrays);
         s->params = xrealloc(s->params, b->ncols * sizeof *s->params);
@@ -225,15 +239,8 @@ bool vsession_bound(struct vsession *s, struct pg *pg, const char *sql, const st
         s->nparams = b->ncols;
     }
     for (size_t c = 0; c < b->ncols; c++) {
-        size_t bytes = array_bytes(b, c);
-        message += bytes;
-        if (message > MESSAGE_BYTES)
-            return error_set(err, ERR_SQL,
-                             "%zu rows of more than %zu bytes as text are over the 1 GB that the "
-                             "server takes in one message",
-                             b->n, MESSAGE_BYTES);
         strbuf_reset(&s->arrays[c]);
-        strbuf_reserve(&s->arrays[c], bytes);
+        strbuf_reserve(&s->arrays[c], array_bytes(b, c));
         pg_text_array(&s->arrays[c], b->n, b->values + c * b->cap, b->lens + c * b->cap);
         s->params[c] = (struct pg_param){
             .data = strbuf_cstr(&s->arrays[c]), .len = (int) s->arrays[c].len, .binary = 1};

@@ -1,6 +1,8 @@
 /* verify: full comparison of two real databases; the map is derived as in a run */
 #include "verify_pair.h"
 
+#include <sys/resource.h>
+
 static const char *const TYPES =
     "CREATE SCHEMA \"Sch\"; CREATE TYPE mood AS ENUM ('sad', 'it''s \"ok\"', 'happy');"
     "CREATE DOMAIN positive AS int CHECK (value > 0); CREATE TYPE pair AS (a int, b text);"
@@ -380,9 +382,79 @@ static void a_snapshot_that_is_gone_is_an_error(void **state)
     pair_close(&p);
 }
 
+/* 4 MB in the table are 8 MB as text; they come by pieces, wherever in the table they are */
+static const char *const WIDE =
+    "CREATE TABLE wide_first (id int PRIMARY KEY, v bytea);"
+    "CREATE TABLE wide_last (id int PRIMARY KEY, v bytea);"
+    "CREATE TABLE wide_loose (v bytea, id int);"
+    "ALTER TABLE wide_first ALTER v SET STORAGE EXTERNAL;"
+    "ALTER TABLE wide_last ALTER v SET STORAGE EXTERNAL;"
+    "ALTER TABLE wide_loose ALTER v SET STORAGE EXTERNAL;"
+    "INSERT INTO wide_first SELECT i, decode(repeat('5c', CASE WHEN i < 60 AND i % 2 = 0 THEN "
+    "4194304 ELSE 3 END), 'hex') FROM generate_series(0, 2000) i;"
+    "INSERT INTO wide_last SELECT i, decode(repeat('61', CASE WHEN i > 500 THEN 4194304 ELSE 3 "
+    "END), 'hex') FROM generate_series(1, 560) i;"
+    "INSERT INTO wide_loose SELECT decode(repeat('61', 4194304), 'hex'), i FROM "
+    "generate_series(1, 30) i;";
+
+static int64_t peak_kb(void)
+{
+    struct rusage usage;
+
+    assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+    return usage.ru_maxrss;
+}
+
+static void wide_rows_take_bounded_memory(void **state)
+{
+    struct pair p;
+    int64_t before, analyzed;
+    (void) state;
+
+    pair_open(&p, WIDE, "SELECT 1", NULL, 0);
+    p.o.block_rows = 5000;
+    p.o.jobs = 1;
+    for (size_t i = 0; i < p.blue_cat.ntables; i++) /* wide_last alone was analyzed */
+        p.blue_cat.tables[i].reltuples =
+            strcmp(p.blue_cat.tables[i].name, "wide_last") == 0 ? 560 : -1;
+    before = peak_kb();
+    expect_equal(&p);
+    analyzed = peak_kb() - before;
+    print_message("wide rows: %lld kB on top of %lld kB\n", (long long) analyzed,
+                  (long long) before);
+    assert_in_range(analyzed, 0, 400 * 1024);
+    expect_change(&p, "UPDATE wide_last SET v = v || '\\x00' WHERE id IN (550, 500)", "wide_last",
+                  0, 0, 2, "id='550'");
+    sql(p.green, "UPDATE wide_last SET v = substr(v, 1, length(v) - 1) WHERE id IN (550, 500)");
+    /* a fetch of all, when nothing had warned of it, is bound in parts */
+    for (size_t i = 0; i < p.blue_cat.ntables; i++) {
+        p.blue_cat.tables[i].reltuples = -1;
+        p.blue_cat.tables[i].bytes = 0;
+    }
+    expect_change(&p, "DELETE FROM wide_last WHERE id = 551", "wide_last", 1, 0, 0, "id='551'");
+    expect_change(&p, "UPDATE wide_loose SET id = 31 WHERE id = 30", "wide_loose", 1, 1, 0, NULL);
+    pair_close(&p);
+}
+
+/* 300 MB are 600 MB as text: one row is one message */
+static void one_row_of_hundreds_of_megabytes(void **state)
+{
+    struct pair p;
+    (void) state;
+
+    pair_open(&p,
+              "CREATE TABLE huge (id int PRIMARY KEY, v bytea);"
+              "INSERT INTO huge SELECT i, convert_to(repeat('x', i * 100000000), 'UTF8') FROM "
+              "generate_series(1, 3) i",
+              "SELECT 1", NULL, 0);
+    expect_equal(&p);
+    pair_close(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wide_rows_take_bounded_memory), /* first: it measures the peak */
         cmocka_unit_test(equal_databases_are_equal),
         cmocka_unit_test(each_changed_value_is_found),
         cmocka_unit_test(missing_and_extra_rows_are_found),
@@ -393,6 +465,7 @@ int main(void)
         cmocka_unit_test(rows_that_moved_between_leaves_are_excepted_once),
         cmocka_unit_test(snapshots_are_imported_by_all_sessions),
         cmocka_unit_test(a_snapshot_that_is_gone_is_an_error),
+        cmocka_unit_test(one_row_of_hundreds_of_megabytes),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
