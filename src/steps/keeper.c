@@ -23,6 +23,7 @@ struct keeper {
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     bool stop;
+    bool news;   /* a step or a gate: the status is to say so at once */
     bool warned; /* of WAL that the slot holds on blue */
     char *path;
     /* last progress event, for status */
@@ -208,8 +209,10 @@ static void on_event(void *ctx, const struct event *ev)
         snprintf(k->unit, sizeof k->unit, "%s", ev->unit ? ev->unit : "");
         k->done = ev->done;
         k->total = ev->total;
-    } else if (ev->kind == EVENT_STEP) {
+    } else if (ev->kind == EVENT_STEP || ev->kind == EVENT_GATE) {
         k->what[0] = '\0';
+        k->news = true;
+        pthread_cond_broadcast(&k->wake);
     }
     pthread_mutex_unlock(&k->mutex);
 }
@@ -218,7 +221,7 @@ static void *keeper_main(void *arg)
 {
     struct keeper *k = arg;
     int64_t next_status = 0;
-    bool stop = false;
+    bool stop = false, news = false;
 
     while (!stop) {
         struct error err = {0};
@@ -239,14 +242,16 @@ static void *keeper_main(void *arg)
                        human_bytes(text, held));
         }
         k->warned = over;
-        if (clock_us() >= next_status) {
+        if (news || clock_us() >= next_status) {
             write_status(k);
             next_status = clock_us() + STATUS_US;
         }
         pthread_mutex_lock(&k->mutex);
-        if (!k->stop)
+        if (!k->stop && !k->news)
             thread_cond_wait(&k->wake, &k->mutex, clock_in_ms(TICK_MS));
         stop = k->stop;
+        news = k->news;
+        k->news = false;
         pthread_mutex_unlock(&k->mutex);
     }
     return NULL;
