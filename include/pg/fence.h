@@ -59,6 +59,9 @@ bool fence_close(struct pg *pg,
 bool fence_drop(struct pg *pg, int64_t deadline_us,
                 struct error *err) WARN_UNUSED; /* triggers, per table with retries */
 bool fence_state(struct pg *pg, enum fence_state *out, struct error *err) WARN_UNUSED;
+/* Before the pause: a new session's first look into the catalogs and first PL/pgSQL cost
+ * milliseconds. */
+bool fence_warm(struct pg *l, struct error *err) WARN_UNUSED;
 /* How many tables of cat lack an enabled fence trigger: 0 when the fence covers all. */
 bool fence_gaps(struct pg *pg, const struct catalog *cat, size_t *gaps,
                 struct error *err) WARN_UNUSED;

@@ -303,7 +303,9 @@ static bool load_sequences(struct pg *pg, struct catalog *cat, struct error *err
     return true;
 }
 
-/* Owned: a serial's sequence depends on its column automatically, an identity's internally. */
+/* Owned: a serial's sequence depends on its column automatically, an identity's internally. The
+ * kind is looked up, not joined: where the catalog has no statistics, as right after a restore, a
+ * join is planned for one sequence and takes seconds with thousands. */
 static bool load_feeds(struct pg *pg, struct catalog *cat, struct error *err)
 {
     PGresult *res = NULL;
@@ -315,15 +317,14 @@ static bool load_feeds(struct pg *pg, struct catalog *cat, struct error *err)
         "('a', 'i') UNION SELECT v.adrelid, v.adnum, d.refobjid FROM pg_catalog.pg_attrdef v "
         "JOIN pg_catalog.pg_depend d ON d.classid = "
         "'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = v.oid AND d.refclassid = "
-        "'pg_catalog.pg_class'::pg_catalog.regclass) f JOIN pg_catalog.pg_class c ON c.oid = f.s "
-        "AND c.relkind = 'S' JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE " USER_NAMESPACE " ORDER BY 1, 2, 3";
+        "'pg_catalog.pg_class'::pg_catalog.regclass) f WHERE (SELECT c.relkind FROM "
+        "pg_catalog.pg_class c WHERE c.oid = f.s) = 'S' ORDER BY 1, 2, 3";
 
     if (!pg_query(pg, &res, PG_ANY, sql, 0, NULL, err))
         return false;
     for (int r = 0; r < PQntuples(res); r++) {
         struct cat_feed *f;
-        if (!find(cat, res_oid(res, r, 0)))
+        if (!find(cat, res_oid(res, r, 0)) || !catalog_sequence_oid(cat, res_oid(res, r, 2)))
             continue;
         f = VEC_ADD(cat->feeds, cat->nfeeds, cat->capfeeds);
         f->table = res_oid(res, r, 0);

@@ -26,3 +26,11 @@ bool fence_gaps(struct pg *pg, const struct catalog *cat, size_t *gaps, struct e
     PQclear(res);
     return true;
 }
+
+bool fence_warm(struct pg *l, struct error *err)
+{
+    char ignored[40];
+
+    return pg_exec(l, "DO LANGUAGE plpgsql $$BEGIN END$$", err) &&
+           catalog_fingerprint(l, ignored, err);
+}

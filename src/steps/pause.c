@@ -105,6 +105,24 @@ static bool warm_replay(struct cutover *c, struct error *err)
     return true;
 }
 
+static bool same_catalog(struct cutover *c, struct error *err)
+{
+    struct pause *p = &c->pause;
+    char now[40];
+
+    if (!catalog_fingerprint(p->l, now, err))
+        return false;
+    if (strcmp(now, p->from->cat.fingerprint) == 0)
+        return true;
+    error_set(err, ERR_NOGO, "%s's schema changed while the run was on", p->from->name);
+    return error_hint(
+        err,
+        forward(c) ? "What was cloned and mapped is not what is there: `pgcutover abort %s`, then "
+                     "run anew."
+                   : "Type `pgcutover rollback %s` again: it reads the catalog anew.",
+        c->names.run);
+}
+
 static bool ready_sessions(struct cutover *c, struct error *err)
 {
     struct pause *p = &c->pause;
@@ -113,7 +131,8 @@ static bool ready_sessions(struct cutover *c, struct error *err)
     p->l = NULL;
     return side_connect(c, &c->blue, err) && side_connect(c, &c->green, err) &&
            pg_end_worker(p->from->pg, c->names.run, "fence", clock_in_ms(5000), err) &&
-           side_open(c, p->from, PG_PLAIN, "fence", &p->l, err);
+           side_open(c, p->from, PG_PLAIN, "fence", &p->l, err) && fence_warm(p->l, err) &&
+           same_catalog(c, err);
 }
 
 static bool hold_all(struct cutover *c, struct error *err)
@@ -193,24 +212,6 @@ bool step_hold_undo(void *ctx, struct error *err)
     if (c->tail)
         tail_go_on(c->tail);
     return journal_relax(c->journal, false, ok ? err : &(struct error){0}) && ok;
-}
-
-static bool same_catalog(struct cutover *c, struct error *err)
-{
-    struct pause *p = &c->pause;
-    char now[40];
-
-    if (!catalog_fingerprint(p->l, now, err))
-        return false;
-    if (strcmp(now, p->from->cat.fingerprint) == 0)
-        return true;
-    error_set(err, ERR_NOGO, "%s's schema changed while the run was on", p->from->name);
-    return error_hint(
-        err,
-        forward(c) ? "What was cloned and mapped is not what is there: `pgcutover abort %s`, then "
-                     "run anew."
-                   : "Type `pgcutover rollback %s` again: it reads the catalog anew.",
-        c->names.run);
 }
 
 bool step_fence(void *ctx, struct error *err)
