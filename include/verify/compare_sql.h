@@ -59,6 +59,8 @@ enum multiset_want {
 void multiset_sql_source(struct strbuf *sb, const struct map *map, const struct map_table *mt,
                          enum multiset_want want);
 void multiset_sql_target(struct strbuf *sb, const struct map_table *mt, enum multiset_want want);
+/* The sums of a source table that is identical to its target, by its own server. */
+void multiset_sql_own(struct strbuf *sb, const struct map_table *mt);
 
 /* Rule guesses: the typed source rows as r beside their target rows t; expr is SQL over r's
  * columns. rows, and in how many of them expr gives what column has. */

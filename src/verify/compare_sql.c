@@ -416,6 +416,22 @@ void multiset_sql_target(struct strbuf *sb, const struct map_table *mt, enum mul
     }
 }
 
+void multiset_sql_own(struct strbuf *sb, const struct map_table *mt)
+{
+    add_multiset_head(sb, MULTISET_SUMS, false);
+    strbuf_addstr(sb, "(ARRAY[NULL");
+    for (size_t i = 0; i < mt->ncolumns; i++) {
+        const struct cat_column *column = mt->columns[i].source;
+        char *x = xstrfmt("t.%s", column->sql_name);
+
+        strbuf_addstr(sb, ", ");
+        project_text(sb, column, x);
+        free(x);
+    }
+    strbuf_addf(sb, "]::pg_catalog.text[])::pg_catalog.text AS x FROM ONLY %s AS t) AS q",
+                mt->source->sql_name);
+}
+
 static void add_typed_rows(struct strbuf *sb, const struct map_table *mt)
 {
     strbuf_addstr(sb, "(SELECT ");

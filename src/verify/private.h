@@ -149,6 +149,8 @@ bool multiset_add_block(struct vsession *s, const struct map_table *mt, const st
                         struct multiset *sum, struct error *err) WARN_UNUSED;
 bool multiset_of_target(struct vsession *s, const struct map_table *mt, struct multiset *sum,
                         struct error *err) WARN_UNUSED;
+bool multiset_same_by_servers(struct vsession *s, const struct map_table *mt, bool *same,
+                              int64_t *rows, struct error *err) WARN_UNUSED;
 bool multiset_equal(const struct multiset *a, const struct multiset *b);
 /* Which rows they are, by row hashes held in memory: exact numbers and examples into tables (by map
  * index); *known = false, and nothing done, when there are too many. */
