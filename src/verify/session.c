@@ -8,7 +8,9 @@
 #include <string.h>
 
 #define BLOCK_BYTES (8 << 20) /* what a fetch should bring, from the largest row seen so far */
-#define PART_BYTES ((size_t) 32 << 20)      /* what is bound at once */
+/* What is bound at once: libpq moves all that it has yet to send after each packet that it sent, so
+ * large messages cost their square. */
+#define PART_BYTES ((size_t) BLOCK_BYTES)
 #define MESSAGE_BYTES ((size_t) 0x3fffffff) /* what the server takes at once: MaxAllocSize */
 #define FIRST_FETCH 200
 

@@ -390,12 +390,12 @@ static const char *const WIDE =
     "ALTER TABLE wide_first ALTER v SET STORAGE EXTERNAL;"
     "ALTER TABLE wide_last ALTER v SET STORAGE EXTERNAL;"
     "ALTER TABLE wide_loose ALTER v SET STORAGE EXTERNAL;"
-    "INSERT INTO wide_first SELECT i, decode(repeat('5c', CASE WHEN i < 60 AND i % 2 = 0 THEN "
+    "INSERT INTO wide_first SELECT i, decode(repeat('5c', CASE WHEN i < 30 AND i % 2 = 0 THEN "
     "4194304 ELSE 3 END), 'hex') FROM generate_series(0, 2000) i;"
-    "INSERT INTO wide_last SELECT i, decode(repeat('61', CASE WHEN i > 500 THEN 4194304 ELSE 3 "
+    "INSERT INTO wide_last SELECT i, decode(repeat('61', CASE WHEN i > 520 THEN 4194304 ELSE 3 "
     "END), 'hex') FROM generate_series(1, 560) i;"
     "INSERT INTO wide_loose SELECT decode(repeat('61', 4194304), 'hex'), i FROM "
-    "generate_series(1, 30) i;";
+    "generate_series(1, 5) i;";
 
 static int64_t peak_kb(void)
 {
@@ -423,30 +423,24 @@ static void wide_rows_take_bounded_memory(void **state)
     print_message("wide rows: %lld kB on top of %lld kB\n", (long long) analyzed,
                   (long long) before);
     assert_in_range(analyzed, 0, 400 * 1024);
-    expect_change(&p, "UPDATE wide_last SET v = v || '\\x00' WHERE id IN (550, 500)", "wide_last",
-                  0, 0, 2, "id='550'");
-    sql(p.green, "UPDATE wide_last SET v = substr(v, 1, length(v) - 1) WHERE id IN (550, 500)");
     /* a fetch of all, when nothing had warned of it, is bound in parts */
     for (size_t i = 0; i < p.blue_cat.ntables; i++) {
         p.blue_cat.tables[i].reltuples = -1;
         p.blue_cat.tables[i].bytes = 0;
     }
-    expect_change(&p, "DELETE FROM wide_last WHERE id = 551", "wide_last", 1, 0, 0, "id='551'");
-    sql(p.green, "INSERT INTO wide_last SELECT 551, v FROM wide_last WHERE id = 552");
-    expect_change(&p, "UPDATE wide_loose SET id = 31 WHERE id = 30", "wide_loose", 1, 1, 0, NULL);
+    expect_change(&p, "UPDATE wide_last SET v = v || '\\x00' WHERE id IN (540, 500)", "wide_last",
+                  0, 0, 2, "id='540'");
     pair_close(&p);
 }
 
-/* one row is one message */
-static void one_row_of_hundreds_of_megabytes(void **state)
+static void a_row_larger_than_a_part(void **state)
 {
     struct pair p;
     (void) state;
 
     pair_open(&p,
-              "CREATE TABLE huge (id int PRIMARY KEY, v bytea);"
-              "INSERT INTO huge SELECT i, convert_to(repeat('x', 100000000), 'UTF8') FROM "
-              "generate_series(1, 1) i",
+              "CREATE TABLE huge (id int PRIMARY KEY, v text);"
+              "INSERT INTO huge VALUES (1, repeat('x', 50000000)), (2, 'y')",
               "SELECT 1", NULL, 0);
     expect_equal(&p);
     pair_close(&p);
@@ -466,7 +460,7 @@ int main(void)
         cmocka_unit_test(rows_that_moved_between_leaves_are_excepted_once),
         cmocka_unit_test(snapshots_are_imported_by_all_sessions),
         cmocka_unit_test(a_snapshot_that_is_gone_is_an_error),
-        cmocka_unit_test(one_row_of_hundreds_of_megabytes),
+        cmocka_unit_test(a_row_larger_than_a_part),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
