@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#define LARGE_MESSAGE 65536
 #define STOP_SLICE_MS 100
 #define CANCEL_MS 5000
 #define MAX_STATEMENTS 4000
@@ -386,6 +387,24 @@ static bool prepare(struct pg *pg, const char **name, const char *sql, int npara
     return true;
 }
 
+/* Without blocking libpq moves all that is still unsent after each packet (TRAPS 11): the time for
+ * a message would grow with the square of its size. Where no deadline presses, a large one is sent
+ * in one go; a network that stalls ends it by tcp_user_timeout. */
+static bool send_prepared(struct pg *pg, const char *name, int nparams, const char *const *values,
+                          const int *lens, const int *formats, struct error *err)
+{
+    int64_t bytes = 0;
+    bool sent;
+
+    for (int i = 0; i < nparams; i++)
+        bytes += lens[i];
+    if (bytes > LARGE_MESSAGE && pg->deadline == CLOCK_NONE)
+        PQsetnonblocking(pg->conn, 0);
+    sent = PQsendQueryPrepared(pg->conn, name, nparams, values, lens, formats, 0) == 1;
+    PQsetnonblocking(pg->conn, 1);
+    return sent || send_failed(pg, err);
+}
+
 bool pg_prepared(struct pg *pg, PGresult **out, const char *sql, int nparams,
                  const struct pg_param *params, struct error *err)
 {
@@ -403,8 +422,7 @@ bool pg_prepared(struct pg *pg, PGresult **out, const char *sql, int nparams,
         formats[i] = params[i].binary;
     }
     ok = prepare(pg, &name, sql, nparams, params, err) && may_start(pg, err) &&
-         (PQsendQueryPrepared(pg->conn, name, nparams, values, lens, formats, 0) ||
-          send_failed(pg, err)) &&
+         send_prepared(pg, name, nparams, values, lens, formats, err) &&
          finish(pg, out, PG_ANY, err);
     free(values);
     free(lens);
