@@ -9,6 +9,10 @@
 /* pg_current_wal_insert_lsn(): everything committed before the call lies below it. */
 bool pg_current_lsn(struct pg *pg, lsn_t *out, struct error *err) WARN_UNUSED;
 
+/* pg_current_wal_flush_lsn(): everything that a slot can decode lies below it, and may be let go up
+ * to there. What is inserted and not flushed yet lies above. */
+bool pg_flushed_lsn(struct pg *pg, lsn_t *out, struct error *err) WARN_UNUSED;
+
 /* pg_export_snapshot() of the transaction that is open on pg (REPEATABLE READ, READ ONLY). */
 bool pg_export_snapshot(struct pg *pg, char out[64], struct error *err) WARN_UNUSED;
 

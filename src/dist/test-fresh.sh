@@ -2,6 +2,7 @@
 # Proves that the README's first steps work on a bare Debian: debootstrap into a folder, the committed HEAD
 # cloned there, and in a chroot
 #     build   make deps, make all
+#     demo    make demo, from nothing
 #     full    make deps, make demo, make test
 # Nothing stays behind but a tarball of the bare system in the cache, which is a week long good for.
 set -euo pipefail
@@ -114,8 +115,9 @@ make_inside() {
 
 case "${1:-}" in
     build) targets="deps all" ;;
+    demo) targets="demo" ;;
     full) targets="deps demo test" ;;
-    *) fail "usage: test-fresh.sh build|full" ;;
+    *) fail "usage: test-fresh.sh build|demo|full" ;;
 esac
 [ "$(id -u)" -eq 0 ] || fail "needs root, for chroot and mount"
 git -C "$HERE" rev-parse -q --verify HEAD >/dev/null || fail "nothing is committed in $HERE yet"

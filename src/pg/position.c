@@ -5,15 +5,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool pg_current_lsn(struct pg *pg, lsn_t *out, struct error *err)
+static bool position(struct pg *pg, const char *sql, lsn_t *out, struct error *err)
 {
     char *text = NULL;
-    bool ok = pg_value(pg, &text, "SELECT pg_catalog.pg_current_wal_insert_lsn()", 0, NULL, err);
+    bool ok = pg_value(pg, &text, sql, 0, NULL, err);
 
     if (ok && !lsn_parse(text, out))
         ok = error_set(err, ERR_PROTOCOL, "the server's WAL position \"%s\" is no LSN", text);
     free(text);
     return ok;
+}
+
+bool pg_current_lsn(struct pg *pg, lsn_t *out, struct error *err)
+{
+    return position(pg, "SELECT pg_catalog.pg_current_wal_insert_lsn()", out, err);
+}
+
+bool pg_flushed_lsn(struct pg *pg, lsn_t *out, struct error *err)
+{
+    return position(pg, "SELECT pg_catalog.pg_current_wal_flush_lsn()", out, err);
 }
 
 bool pg_export_snapshot(struct pg *pg, char out[64], struct error *err)

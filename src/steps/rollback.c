@@ -142,7 +142,7 @@ static bool count_before(struct cutover *c, struct error *err)
     int64_t sum;
     bool ok;
 
-    if (!pg_current_lsn(c->green.pg, &now, err))
+    if (!pg_flushed_lsn(c->green.pg, &now, err))
         return false;
     if (!count_writes(c, now, &all, err)) {
         json_decref(all);
