@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/event.h"
 #include "base/fault.h"
+#include "pg/facts.h"
 #include "pg/fence.h"
 #include "pg/position.h"
 #include "steps/pause.h"
@@ -169,7 +170,10 @@ static bool count_for_good(struct cutover *c, struct error *err)
     bool ok;
 
     pg_set_deadline(c->green.pg, clock_us() + (c->pause.deadline_us - clock_us()) / 2);
-    ok = count_writes(c, 0, &all, err);
+    /* Our commit is flushed, and with it what clients committed asynchronously before it: only that
+     * is decoded. */
+    ok = fact_set(c->green.pg, c->names.run, "counted", "for good", err) &&
+         count_writes(c, 0, &all, err);
     pg_set_deadline(c->green.pg, c->pause.deadline_us);
     if (!ok) {
         ok = uncounted(c, err);
