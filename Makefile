@@ -39,7 +39,7 @@ UNIT_SOURCES := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_BINARIES := $(UNIT_SOURCES:%.c=$(ASAN)/%)
 TEXTS := $(wildcard include/*/*.h src/*/*.c src/*/*.h cmd/*.c cmd/*.h tests/unit/*.c tests/unit/*.h)
 
-.PHONY: all asan demo test unit e2e lint format bench install clean deps test-fresh readme help
+.PHONY: fuzz fuzz-binaries all asan demo test unit e2e lint format bench install clean deps test-fresh readme help
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -73,6 +73,24 @@ $(ASAN)/tests/unit/%: $(ASAN)/tests/unit/%.o $(ASAN)/libpgcutover.a
 	$(Q)$(CC) $(CFLAGS) $(ASAN_FLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(PKG_LIBS)
 
 -include $(UNIT_SOURCES:%.c=$(ASAN)/%.d)
+
+FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 20
+
+$(ASAN)/tests/fuzz/%: $(ASAN)/tests/fuzz/%.o $(ASAN)/libpgcutover.a
+	$(call say,LD )
+	$(Q)$(CC) $(CFLAGS) $(ASAN_FLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PKG_LIBS)
+
+fuzz-binaries: $(FUZZ_SOURCES:%.c=$(ASAN)/%)
+
+# what takes bytes from outside, each for FUZZ_SECONDS; what is found lies in build-fuzz
+fuzz: deps
+	$(MAKE) CC=clang ASAN=build-fuzz WERROR=0 \
+	    ASAN_FLAGS='-O1 -g -fsanitize=fuzzer-no-link,address,undefined' fuzz-binaries
+	@rc=0; for t in $(FUZZ_SOURCES:%.c=build-fuzz/%); do \
+	    echo "== $$t"; \
+	    $$t -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build-fuzz/ -verbosity=0 || rc=1; \
+	done; exit $$rc
 
 deps:
 	src/dist/deps.sh
@@ -130,7 +148,7 @@ install: all
 	    install -m 644 $$f $(DESTDIR)$(PREFIX)/share/man/man1/ || exit 1; done
 
 clean:
-	rm -rf $(BUILD) $(ASAN)
+	rm -rf $(BUILD) $(ASAN) build-fuzz
 
 help:
-	@echo "all deps test unit e2e lint asan format demo bench install clean readme test-fresh"
+	@echo "all deps test unit e2e lint asan format demo bench fuzz install clean readme test-fresh"
