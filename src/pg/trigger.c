@@ -7,29 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char loud_sql[] =
-    "SELECT pg_catalog.format('ALTER TABLE %I.%I DISABLE TRIGGER %I', n.nspname, c.relname, "
-    "t.tgname), "
-    "pg_catalog.format('ALTER TABLE %I.%I ENABLE %s TRIGGER %I', n.nspname, c.relname, "
-    "CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, t.tgname) "
-    "FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND t.tgparentid = 0 "
-    "AND t.tgname <> '" FENCE_TRIGGER
-    "' AND n.nspname NOT IN ('pgcutover', 'pg_catalog', 'information_schema') "
-    "ORDER BY 1";
-/* pg_trigger.tgparentid came with 13 */
-static const char loud_sql_12[] =
-    "SELECT pg_catalog.format('ALTER TABLE %I.%I DISABLE TRIGGER %I', n.nspname, c.relname, "
-    "t.tgname), "
-    "pg_catalog.format('ALTER TABLE %I.%I ENABLE %s TRIGGER %I', n.nspname, c.relname, "
-    "CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, t.tgname) "
-    "FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid "
-    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-    "WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal "
-    "AND t.tgname <> '" FENCE_TRIGGER
-    "' AND n.nspname NOT IN ('pgcutover', 'pg_catalog', 'information_schema') "
-    "ORDER BY 1";
+/* A partition's copy of its root's trigger goes with the root; pg_trigger.tgparentid came with 13.
+ */
+#define LOUD_SQL(whole)                                                                            \
+    "SELECT pg_catalog.format('ALTER TABLE %I.%I DISABLE TRIGGER %I', n.nspname, c.relname, "      \
+    "t.tgname), pg_catalog.format('ALTER TABLE %I.%I ENABLE %s TRIGGER %I', n.nspname, "           \
+    "c.relname, CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, t.tgname) "            \
+    "FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid "                \
+    "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "                                    \
+    "WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND t.tgname <> '" FENCE_TRIGGER       \
+    "' AND n.nspname NOT IN ('pgcutover', 'pg_catalog', 'information_schema')" whole " ORDER BY 1"
+static const char loud_sql[] = LOUD_SQL(" AND t.tgparentid = 0");
+static const char loud_sql_12[] = LOUD_SQL("");
 
 static bool silence_all(struct pg *pg, const char *run, const PGresult *res, struct error *err)
 {

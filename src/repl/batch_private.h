@@ -129,6 +129,7 @@ bool change_fill(struct batch *b, struct change *c, const struct relation *r,
                  const struct pgo_message *m, struct error *err) WARN_UNUSED;
 void row_apply(struct batch *b, struct table *t, struct change *c);
 void rows_forget(struct batch *b);
+uint64_t batch_mix(uint64_t h, uint64_t v); /* a step of a hash */
 
 /* batch_sql.c: statements and their parameters */
 struct mask *table_mask(struct batch *b, struct table *t, const struct pgo_value *row,

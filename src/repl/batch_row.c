@@ -108,7 +108,7 @@ bool change_fill(struct batch *b, struct change *c, const struct relation *r,
     }
 }
 
-static uint64_t mix(uint64_t h, uint64_t v)
+uint64_t batch_mix(uint64_t h, uint64_t v)
 {
     h = (h ^ v) * 0x9E3779B97F4A7C15ULL;
     return h ^ (h >> 29);
@@ -125,12 +125,12 @@ static uint64_t hash_key(const struct map_table *mt, const struct pgo_value *row
         for (; left >= 8; p += 8, left -= 8) {
             uint64_t word;
             memcpy(&word, p, 8);
-            h = mix(h, word);
+            h = batch_mix(h, word);
         }
         uint64_t tail = 0;
         if (left > 0)
             memcpy(&tail, p, left);
-        h = mix(h, tail ^ ((uint64_t) v->len << 56));
+        h = batch_mix(h, tail ^ ((uint64_t) v->len << 56));
     }
     return h;
 }

@@ -18,20 +18,14 @@
 static const char pass_settings[] = "SET enable_hashjoin = on; SET enable_seqscan = on";
 static const char key_settings[] = "SET enable_hashjoin = off; SET enable_seqscan = off";
 
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ v) * 0x9E3779B97F4A7C15ULL;
-    return h ^ (h >> 29);
-}
-
 static uint64_t hash_row(const struct map_table *mt, const struct pgo_value *row)
 {
     uint64_t h = 1;
 
     for (size_t j = 0; j < mt->nsource; j++) {
-        h = mix(h, (uint64_t) (unsigned char) row[j].kind << 32 | row[j].len);
+        h = batch_mix(h, (uint64_t) (unsigned char) row[j].kind << 32 | row[j].len);
         for (uint32_t i = 0; row[j].kind == 't' && i < row[j].len; i++)
-            h = mix(h, (unsigned char) row[j].data[i]);
+            h = batch_mix(h, (unsigned char) row[j].data[i]);
     }
     return h ? h : 1;
 }

@@ -73,8 +73,9 @@ static bool begins(const char *text, const char *word)
            !isalnum((unsigned char) text[strlen(word)]);
 }
 
-static void judge_statement(struct mention *m, const char *text)
+static void judge_statement(void *ctx, const char *text)
 {
+    struct mention *m = ctx;
     static const char *const harmless[] = {"ALTER", "COMMENT", "GRANT",  "REVOKE",
                                            "DROP",  "ANALYZE", "VACUUM", NULL};
 
@@ -90,21 +91,31 @@ static void judge_statement(struct mention *m, const char *text)
         m->other = true;
 }
 
-static bool read_file(struct mention *m, const struct migration *file, struct error *err)
+/* Calls look for every statement of the migrations. */
+static bool each_statement(const struct cutover *c, void (*look)(void *ctx, const char *text),
+                           void *ctx, struct error *err)
 {
-    struct strbuf text = {0};
-    struct script script = {0};
-    bool ok = file_read(file->path, &text, FILE_CEILING, err) &&
-              script_parse(&script, file->file, text.data, text.len, file->numbered, err);
+    const char *directory = playbook_str(cutover_section(c, "migrations"), "directory");
+    struct migration_list list = {0};
+    bool ok = !directory || migrate_list(directory, &list, err);
 
-    for (size_t i = 0; ok && i < script.n; i++) {
-        char *one = xstrndup(script.text + script.items[i].offset, script.items[i].len);
+    for (size_t i = 0; ok && i < list.n; i++) {
+        const struct migration *file = &list.items[i];
+        struct strbuf text = {0};
+        struct script script = {0};
 
-        judge_statement(m, one);
-        free(one);
+        ok = file_read(file->path, &text, FILE_CEILING, err) &&
+             script_parse(&script, file->file, text.data, text.len, file->numbered, err);
+        for (size_t k = 0; ok && k < script.n; k++) {
+            char *one = xstrndup(script.text + script.items[k].offset, script.items[k].len);
+
+            look(ctx, one);
+            free(one);
+        }
+        script_release(&script);
+        strbuf_release(&text);
     }
-    script_release(&script);
-    strbuf_release(&text);
+    migrate_list_release(&list);
     return ok;
 }
 
@@ -112,14 +123,9 @@ static bool read_file(struct mention *m, const struct migration *file, struct er
 static bool filled_by_values(const struct cutover *c, const struct cat_table *t, bool *yes,
                              struct error *err)
 {
-    const char *directory = playbook_str(cutover_section(c, "migrations"), "directory");
     struct mention m = {.name = t->name};
-    struct migration_list list = {0};
-    bool ok = !directory || migrate_list(directory, &list, err);
+    bool ok = each_statement(c, judge_statement, &m, err);
 
-    for (size_t i = 0; ok && i < list.n; i++)
-        ok = read_file(&m, &list.items[i], err);
-    migrate_list_release(&list);
     *yes = m.values && !m.other;
     return ok;
 }
@@ -192,44 +198,33 @@ static bool is_volatile_by_rule(const struct cutover *c, const struct map_table 
     return yes;
 }
 
-static bool set_by(const char *text, const struct map_table *mt, const char *column)
+struct setting {
+    const struct map_table *mt;
+    const char *column;
+    bool found;
+};
+
+static void look_for_setting(void *ctx, const char *text)
 {
-    return (begins(text, "UPDATE") || begins(text, "WITH") || begins(text, "DO") ||
-            begins(text, "MERGE")) &&
-           has_word(text, column) &&
-           (has_word(text, mt->target->name) || has_word(text, mt->source->name));
+    struct setting *s = ctx;
+    bool writes = begins(text, "UPDATE") || begins(text, "WITH") || begins(text, "DO") ||
+                  begins(text, "MERGE");
+
+    s->found =
+        s->found || (writes && has_word(text, s->column) &&
+                     (has_word(text, s->mt->target->name) || has_word(text, s->mt->source->name)));
 }
 
-static bool file_sets(const struct migration *file, const struct map_table *mt, const char *column,
-                      bool *yes, struct error *err)
+static bool column_is_sound(struct cutover *c, const struct map_table *mt, const char *column,
+                            struct error *err)
 {
-    struct strbuf text = {0};
-    struct script script = {0};
-    bool ok = file_read(file->path, &text, FILE_CEILING, err) &&
-              script_parse(&script, file->file, text.data, text.len, file->numbered, err);
-
-    for (size_t i = 0; ok && i < script.n; i++) {
-        char *one = xstrndup(script.text + script.items[i].offset, script.items[i].len);
-
-        *yes = *yes || set_by(one, mt, column);
-        free(one);
-    }
-    script_release(&script);
-    strbuf_release(&text);
-    return ok;
-}
-
-static bool column_is_sound(struct cutover *c, const struct migration_list *list,
-                            const struct map_table *mt, const char *column, struct error *err)
-{
-    bool set = false;
+    struct setting s = {.mt = mt, .column = column};
 
     if (is_volatile_by_rule(c, mt, column))
         return true;
-    for (size_t i = 0; i < list->n; i++)
-        if (!file_sets(&list->items[i], mt, column, &set, err))
-            return false;
-    if (!set)
+    if (!each_statement(c, look_for_setting, &s, err))
+        return false;
+    if (!s.found)
         return true;
     error_set(
         err, ERR_NOGO,
@@ -246,18 +241,15 @@ static bool column_is_sound(struct cutover *c, const struct migration_list *list
 
 static bool volatile_columns_are_sound(struct cutover *c, struct error *err)
 {
-    const char *directory = playbook_str(cutover_section(c, "migrations"), "directory");
-    struct migration_list list = {0};
-    bool ok = !directory || migrate_list(directory, &list, err);
+    bool ok = true;
 
     for (size_t i = 0; ok && i < c->map.ntables; i++) {
         const struct map_table *mt = &c->map.tables[i];
 
         for (size_t k = 0; ok && !mt->skipped && k < mt->nrest; k++)
             if (mt->rest[k].kind == MAP_REST_VOLATILE && !mt->rest[k].target->identity)
-                ok = column_is_sound(c, &list, mt, mt->rest[k].target->name, err);
+                ok = column_is_sound(c, mt, mt->rest[k].target->name, err);
     }
-    migrate_list_release(&list);
     return ok;
 }
 
