@@ -237,6 +237,9 @@ bool restore_explain(const struct archive_options *o, int64_t log_from, struct e
         strbuf_addstr(&log, err->detail);
     const char *error = strstr(strbuf_cstr(&log), "pg_restore: error: ");
     const char *server = error ? strstr(error, "ERROR:  ") : NULL;
+    /* Workers write their lines in pieces, among which others' lines may come. */
+    if (!server)
+        error = server = strstr(strbuf_cstr(&log), "ERROR:  ");
     if (server) {
         const char *from = NULL;
         for (const char *p = strbuf_cstr(&log); (p = strstr(p, "from TOC entry ")) && p < error;
