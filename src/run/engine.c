@@ -279,17 +279,12 @@ bool engine_attach(struct engine *e, struct error *err)
     return true;
 }
 
-static bool in_pause(const struct engine *e)
+bool engine_in_pause(const struct engine *e)
 {
     for (size_t i = 0; i < e->nsteps; i++)
         if ((e->steps[i].flags & STEP_PAUSE) && began(e, i))
             return true;
     return false;
-}
-
-bool engine_in_pause(const struct engine *e)
-{
-    return in_pause(e);
 }
 
 /* After the decision there is one way, and clients wait on it: a dropped connection or a pooler
@@ -374,7 +369,7 @@ bool engine_run(struct engine *e, bool *aborted, struct error *err)
         if (!(s->flags & (STEP_PAUSE | STEP_FORWARD)) && !stop_check(err))
             return false;
         if (e->ops->before && !e->ops->before(e->ctx, s, &answer, err)) {
-            if (!(s->flags & STEP_PAUSE) || !in_pause(e))
+            if (!(s->flags & STEP_PAUSE) || !engine_in_pause(e))
                 return false;
         } else if (answer == GATE_STOP) {
             error_set(err, ERR_STOPPED, "stopped at the gate before %s", s->name);
